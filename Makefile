@@ -1,0 +1,38 @@
+# make demo     everything from nothing: installs, makes the data, trains, compares, draws
+# make test     installs, then lint, types and tests
+# make install  what both share: a virtual environment in .venv, and nothing outside this folder
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test install lint types unit clean
+
+demo: install
+	$(BIN)/python demo/run.py
+
+test: lint types unit
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+install: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml requirements/runtime.txt requirements/dev.txt requirements/detectron2.txt tools/install_detectron2.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements/dev.txt
+	tools/install_detectron2.sh $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) output datasets/shapes build *.egg-info .mypy_cache .pytest_cache .ruff_cache

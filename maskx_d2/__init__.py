@@ -1,0 +1,17 @@
+"""
+maskx_d2: partial mask supervision for detectron2.
+
+You have boxes for all categories and masks for some; one detectron2 model gives masks for all.
+"""
+
+from . import _environment  # first: says in one sentence what is missing
+from .config import add_maskx_config
+from .data.datasets import register_presets
+from .lazy import apply_maskx
+from .splits import ClassSplit, load_split
+
+__all__ = ["ClassSplit", "__version__", "add_maskx_config", "apply_maskx", "load_split"]
+
+__version__ = "0.1.0"
+
+register_presets()

@@ -1,0 +1,30 @@
+"""The config keys of this package."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+__all__ = ["add_maskx_config"]
+
+
+def add_maskx_config(cfg: CfgNode) -> None:
+    """
+    Add ``MODEL.MASKX`` to a detectron2 config, before a file is merged into it.
+
+    The keys take effect with ``MODEL.ROI_HEADS.NAME: MaskXROIHeads`` (or another that mixes in
+    :class:`~maskx_d2.modeling.MaskXMixin`) and ``MODEL.ROI_MASK_HEAD.NAME: MaskXConvUpsampleHead``.
+    The defaults are the paper's best setting, without the MLP branch. Tables are the paper's.
+    """
+    cfg.MODEL.MASKX = CfgNode()
+    # What the weight transfer function T sees of a category: "cls", "box" or "cls+box" (Table 1a).
+    # Class-agnostic box regression leaves "cls" only.
+    cfg.MODEL.MASKX.TRANSFER_INPUT = "cls+box"
+    # Widths of T's hidden layers: [] is one layer, [256] two, [256, 256] three (Table 1b).
+    cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS = [256]
+    # Slope of the LeakyReLU after each hidden layer; 0.0 is ReLU (Table 1b).
+    cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE = 0.1
+    # Cut the gradient between T and the box head; needed in end-to-end training (Table 1d).
+    cfg.MODEL.MASKX.STOP_GRAD = True
+    # Add the class-agnostic mask of one fully connected layer to the logits (Table 1c): 157 M
+    # parameters for 256 channels and 28×28 masks.
+    cfg.MODEL.MASKX.MLP_BRANCH = False

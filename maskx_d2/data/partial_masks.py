@@ -1,0 +1,84 @@
+"""
+Pure functions on dataset dicts whose instances may lack a mask.
+
+They work on detectron2's "standard dataset dicts" and on nothing else: no image is read and no
+category split is known here beyond a set of category ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+__all__ = ["box_polygon", "drop_masks", "has_mask"]
+
+_MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
+
+
+def has_mask(annotation: dict[str, Any]) -> bool:
+    """
+    Whether an instance annotation carries a mask that can be used.
+
+    A missing key, ``None``, an empty list and polygons that all have fewer than 3 points mean
+    that there is none. RLE dicts and (H, W) bitmask arrays count as masks.
+    """
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        return False
+    if isinstance(segmentation, (list, tuple)):
+        return any(_is_polygon(p) for p in segmentation)
+    return len(segmentation) > 0
+
+
+def usable_polygons(segmentation: Sequence[Any]) -> list[Any]:
+    """Those of the polygons ``[x1, y1, x2, y2, ...]`` that have at least 3 points."""
+    return [p for p in segmentation if _is_polygon(p)]
+
+
+def _is_polygon(polygon: Any) -> bool:
+    return len(polygon) >= _MIN_POLYGON_COORDINATES and len(polygon) % 2 == 0
+
+
+def drop_masks(
+    dataset_dicts: Sequence[dict[str, Any]], category_ids: Collection[int]
+) -> list[dict[str, Any]]:
+    """
+    Remove the masks of some categories, and nothing else.
+
+    Args:
+        dataset_dicts: detectron2 dataset dicts. They are not modified: what changes is copied,
+            because a data set function may hand out the same list each time it is called.
+        category_ids: contiguous ids of the categories that lose their masks (set B).
+
+    Returns:
+        The same images and boxes in the same order; instances of ``category_ids`` have no
+        ``segmentation`` key.
+    """
+    dropped = frozenset(category_ids)
+    return [_drop_masks_of_image(record, dropped) for record in dataset_dicts]
+
+
+def _drop_masks_of_image(record: dict[str, Any], dropped: frozenset[int]) -> dict[str, Any]:
+    annotations = record.get("annotations")
+    if not annotations or not any(a["category_id"] in dropped for a in annotations):
+        return record
+    return {
+        **record,
+        "annotations": [
+            {key: value for key, value in a.items() if key != "segmentation"}
+            if a["category_id"] in dropped
+            else a
+            for a in annotations
+        ],
+    }
+
+
+def box_polygon(box: Sequence[float]) -> list[float]:
+    """
+    The rectangle of an XYXY box as a polygon ``[x1, y1, x2, y2, ...]`` of 4 points.
+
+    It stands in where detectron2's containers demand a mask for every instance of an image; the
+    instance is marked as having none and the rectangle reaches no loss.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box)
+    return [x0, y0, x1, y0, x1, y1, x0, y1]

@@ -1,0 +1,81 @@
+"""
+Training and evaluation from a LazyConfig ``.py`` file.
+
+The same steps in the same order as detectron2's ``tools/lazyconfig_train_net.py``, which is a
+script and can't be imported, out of the same parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import (
+    AMPTrainer,
+    SimpleTrainer,
+    default_setup,
+    default_writers,
+    hooks,
+)
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
+
+__all__ = ["lazy_main"]
+
+
+def lazy_main(args: argparse.Namespace) -> Any:
+    """Train (``--resume`` goes on where a run stopped), or evaluate with ``--eval-only``."""
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    default_setup(cfg, args)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    model = create_ddp_model(model, **cfg.train.ddp)
+    if not args.eval_only:
+        return _train(args, cfg, model)
+    DetectionCheckpointer(model, cfg.train.output_dir).resume_or_load(
+        cfg.train.init_checkpoint, resume=args.resume
+    )
+    return _evaluate(cfg, model)
+
+
+def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
+    # The optimizer's parameter groups come from the bare model's modules.
+    cfg.optimizer.params.model = getattr(model, "module", model)
+    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
+        model, instantiate(cfg.dataloader.train), instantiate(cfg.optimizer)
+    )
+    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    main_only: list[Any] = []
+    if comm.is_main_process():
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        main_only = [
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+            hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+        ]
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            *main_only[:1],
+            hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)),
+            *main_only[1:],
+        ]
+    )
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    resumed = args.resume and checkpointer.has_checkpoint()
+    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+
+
+def _evaluate(cfg: DictConfig, model: nn.Module) -> Any:
+    if "evaluator" not in cfg.dataloader:
+        return None
+    results = inference_on_dataset(
+        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    )
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results

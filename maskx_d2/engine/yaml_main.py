@@ -1,0 +1,45 @@
+"""Training and evaluation from a yaml config, as in detectron2's ``tools/train_net.py``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from ..config import add_maskx_config
+from .trainer import MaskXTrainer
+
+__all__ = ["setup", "yaml_main"]
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config file and the command line's overrides, and start detectron2's logging."""
+    cfg = get_cfg()
+    add_maskx_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def yaml_main(args: argparse.Namespace) -> Any:
+    """Train (``--resume`` goes on where a run stopped), or evaluate with ``--eval-only``."""
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = MaskXTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = MaskXTrainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        cfg.MODEL.WEIGHTS, resume=args.resume
+    )
+    results = MaskXTrainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results

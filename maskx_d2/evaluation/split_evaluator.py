@@ -1,0 +1,101 @@
+"""COCO evaluation of all categories, of set A and of set B in one pass."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from tabulate import tabulate
+
+from ..data import class_split_of
+from ..splits import ClassSplit
+from .split_metrics import METRICS, subset_metrics
+
+__all__ = ["SplitCOCOEvaluator"]
+
+logger = logging.getLogger(__name__)
+
+
+class SplitCOCOEvaluator(COCOEvaluator):
+    """
+    Detectron2's :class:`COCOEvaluator`, which also reports the categories of A and B on their own.
+
+    The results hold, beside ``bbox`` and ``segm``, ``bbox_A``, ``bbox_B``, ``segm_A`` and
+    ``segm_B``, each with AP, AP50, AP75, APs, APm and APl in percent. A category without ground
+    truth is left out of the means, as COCO does. A data set without a split is evaluated as
+    :class:`COCOEvaluator` does.
+    """
+
+    def __init__(
+        self, dataset_name: str, *args: Any, class_split: ClassSplit | None = None, **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set.
+            class_split: sets A and B; by default what the data set was registered with.
+            *args, **kwargs: see :class:`COCOEvaluator`.
+
+        Raises:
+            ValueError: if the split does not fit the data set's categories, or the data set's
+                masks of B were dropped and there is no JSON file to read them from.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        if not metadata.get("json_file") and metadata.get("has_masks_of_boxes_only") is False:
+            raise ValueError(
+                f"data set '{dataset_name}' was registered without the masks of set B, so they "
+                "can't be evaluated; register it with keep_masks=True."
+            )
+        super().__init__(dataset_name, *args, **kwargs)
+        self._class_split = class_split or class_split_of(dataset_name)
+        if self._class_split is not None:
+            self._class_split.indices(metadata.thing_classes)
+
+    def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
+        """See :meth:`COCOEvaluator.evaluate`; logs one table of all, A and B."""
+        results: dict[str, Any] = super().evaluate(img_ids)
+        if self._class_split is not None and results:
+            logger.info(f"Evaluation by split '{self._class_split.name}':\n{_table(results)}")
+        return results
+
+    def _derive_coco_results(
+        self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, float]:
+        results: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        if self._class_split is not None and iou_type in ("bbox", "segm"):
+            for subset, names in (
+                ("A", self._class_split.with_masks),
+                ("B", self._class_split.boxes_only),
+            ):
+                self._results[f"{iou_type}_{subset}"] = (
+                    dict.fromkeys(METRICS, float("nan"))
+                    if coco_eval is None  # the model predicted nothing at all
+                    else subset_metrics(
+                        coco_eval.eval["precision"],
+                        self._positions(coco_eval.params.catIds, names),
+                        iou_thresholds=coco_eval.params.iouThrs,
+                        area_labels=coco_eval.params.areaRngLbl,
+                    )
+                )
+        return results
+
+    def _positions(self, category_ids: list[int], names: frozenset[str]) -> list[int]:
+        """Where the categories called ``names`` stand in COCOeval's order of category ids."""
+        to_contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        classes = self._metadata.thing_classes
+        return [
+            position
+            for position, category_id in enumerate(category_ids)
+            if classes[to_contiguous[category_id] if to_contiguous else category_id] in names
+        ]
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = [
+        [task, subset, *(results[f"{task}{suffix}"][metric] for metric in METRICS)]
+        for task in ("bbox", "segm")
+        for subset, suffix in (("all", ""), ("A", "_A"), ("B", "_B"))
+        if f"{task}{suffix}" in results
+    ]
+    return tabulate(rows, headers=["task", "split", *METRICS], tablefmt="pipe", floatfmt=".2f")

@@ -1,0 +1,79 @@
+"""Mask^X for models that are described by detectron2's LazyConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    MaskRCNNConvUpsampleHead,
+    StandardROIHeads,
+)
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
+
+from .modeling import MaskXCascadeROIHeads, MaskXConvUpsampleHead, MaskXROIHeads
+
+__all__ = ["apply_maskx"]
+
+_MASKX_ROI_HEADS = {StandardROIHeads: MaskXROIHeads, CascadeROIHeads: MaskXCascadeROIHeads}
+
+
+def apply_maskx(
+    model: DictConfig,
+    *,
+    transfer_input: str = "cls+box",
+    transfer_hidden_dims: Sequence[int] = (256,),
+    transfer_negative_slope: float = 0.1,
+    stop_grad: bool = True,
+    mlp_branch: bool = False,
+) -> DictConfig:
+    """
+    Turn the description of a Mask R-CNN into that of a Mask^X R-CNN. Nothing is instantiated.
+
+    Args:
+        model: a LazyConfig model with ``roi_heads`` and ``roi_heads.mask_head``, such as
+            detectron2's ``common/models/mask_rcnn_fpn.py``. It is changed in place.
+        transfer_input, transfer_hidden_dims, transfer_negative_slope, stop_grad: see
+            :class:`~maskx_d2.modeling.MaskXMixin`.
+        mlp_branch: see :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
+
+    Returns:
+        ``model``, for chaining.
+
+    Raises:
+        ValueError: if the ROI heads or the mask head are not ones that have a Mask^X form.
+    """
+    roi_heads = model.get("roi_heads")
+    mask_head = roi_heads.get("mask_head") if roi_heads is not None else None
+    if mask_head is None:
+        raise ValueError("apply_maskx needs a model with roi_heads.mask_head (a Mask R-CNN).")
+    maskx_roi_heads = _MASKX_ROI_HEADS.get(_target(roi_heads))
+    if maskx_roi_heads is None:
+        raise ValueError(
+            f"roi_heads {_target(roi_heads).__name__} have no Mask^X form: derive one with "
+            "`class MyROIHeads(MaskXMixin, ...)` and set it as roi_heads._target_."
+        )
+    if _target(mask_head) is not MaskRCNNConvUpsampleHead:
+        raise ValueError(
+            f"mask head {_target(mask_head).__name__} has no Mask^X form; "
+            "apply_maskx replaces MaskRCNNConvUpsampleHead."
+        )
+    mask_head._target_ = MaskXConvUpsampleHead
+    mask_head.pop("num_classes", None)
+    mask_head.mlp_branch = mlp_branch
+    roi_heads._target_ = maskx_roi_heads
+    roi_heads.update(
+        transfer_input=transfer_input,
+        transfer_hidden_dims=list(transfer_hidden_dims),
+        transfer_negative_slope=transfer_negative_slope,
+        stop_grad=stop_grad,
+    )
+    return model
+
+
+def _target(config: DictConfig) -> Any:
+    """The class that a LazyCall names, which is a string after a round trip through yaml."""
+    target = config._target_
+    return locate(target) if isinstance(target, str) else target

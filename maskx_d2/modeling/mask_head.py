@@ -1,0 +1,137 @@
+"""The mask head whose last layer is generated for each category ("w_seg" of the paper)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, List
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.mask_head import (
+    ROI_MASK_HEAD_REGISTRY,
+    MaskRCNNConvUpsampleHead,
+    mask_rcnn_inference,
+    mask_rcnn_loss,
+)
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+__all__ = ["MaskXConvUpsampleHead"]
+
+logger = logging.getLogger(__name__)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
+    """
+    Detectron2's conv mask head with the class-specific predictor's weights given from outside.
+
+    The trunk (``mask_fcn*``, ``deconv``) is the parent's, under the parent's names, so Mask R-CNN
+    checkpoints fill it. The parent's ``predictor`` is gone: the 1×1 convolution of category c is
+    row c of the ``class_weights`` handed to :meth:`forward`. Only the row of each RoI's own
+    category is applied, so time and memory do not depend on the number of categories.
+
+    With the MLP branch, a class-agnostic mask from a fully connected layer on the same features is
+    added to the logits (paper, section 3.4 and Table 1c).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        conv_dims: List[int],
+        mlp_branch: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels, height and width of the pooled RoI features.
+            conv_dims: as for :class:`MaskRCNNConvUpsampleHead`; the last is C.
+            mlp_branch: whether to add the class-agnostic mask of a fully connected layer. For
+                C = 256 and M = 28 that is one matrix of 157 M parameters, as in the paper.
+            **kwargs: ``conv_norm``, ``loss_weight`` and ``vis_period`` of the parent.
+        """
+        super().__init__(input_shape, num_classes=1, conv_dims=conv_dims, **kwargs)
+        del self.predictor
+        self.num_trunk_layers = len(self)
+        self.out_channels: int = conv_dims[-1]
+        self.mlp_branch: nn.Linear | None = None
+        if mlp_branch:
+            if not input_shape.height or input_shape.height != input_shape.width:
+                raise ValueError(
+                    "the MLP branch of the mask head needs RoI features of one known square size, "
+                    f"got {input_shape.height}×{input_shape.width}; "
+                    "set MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, or MODEL.MASKX.MLP_BRANCH to False."
+                )
+            num_pixels = (2 * input_shape.height) ** 2
+            self.mlp_branch = nn.Linear(self.out_channels * num_pixels, num_pixels)
+            nn.init.normal_(self.mlp_branch.weight, std=0.001)
+            nn.init.zeros_(self.mlp_branch.bias)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
+        if cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
+            raise ValueError(
+                "MaskXConvUpsampleHead is class-specific; set MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK "
+                "to False, or for the class-agnostic baseline MODEL.ROI_HEADS.NAME to "
+                "SupervisedMasksROIHeads and MODEL.ROI_MASK_HEAD.NAME to MaskRCNNConvUpsampleHead."
+            )
+        ret: dict[str, Any] = super().from_config(cfg, input_shape)
+        del ret["num_classes"]
+        ret["mlp_branch"] = cfg.MODEL.MASKX.MLP_BRANCH
+        return ret
+
+    def forward(self, x: Tensor, instances: List[Instances], class_weights: Tensor) -> Any:
+        """
+        As :meth:`BaseMaskRCNNHead.forward`, whose loss and inference are used as they are.
+
+        Args:
+            x: (R, channels, M/2, M/2) pooled features of all R RoIs.
+            instances: N images' RoIs, R in all; ``gt_classes`` and ``gt_masks`` in training,
+                ``pred_classes`` in inference.
+            class_weights: (K, C) float, row c the mask predictor of category c.
+
+        Returns:
+            In training a dict of losses, in inference ``instances`` with ``pred_masks``
+            (R_i, 1, M, M) of probabilities.
+        """
+        logits = self.layers(x, class_weights[self._classes(instances)])
+        if self.training:
+            return {"loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight}
+        mask_rcnn_inference(logits, instances)
+        return instances
+
+    def layers(self, x: Tensor, roi_weights: Tensor) -> Tensor:
+        """
+        Args:
+            x: (R, channels, M/2, M/2) pooled features.
+            roi_weights: (R, C), the mask predictor of each RoI's category.
+
+        Returns:
+            (R, 1, M, M) mask logits.
+        """
+        for i, layer in enumerate(self):
+            if i < self.num_trunk_layers:  # the MLP branch is a sibling, not the next layer
+                x = layer(x)
+        logits = torch.einsum("rchw,rc->rhw", x, roi_weights).unsqueeze(1)
+        if self.mlp_branch is not None:
+            logits = logits + self.mlp_branch(x.flatten(1)).reshape(logits.shape)
+        return logits
+
+    def _classes(self, instances: List[Instances]) -> Tensor:
+        """The category of each of the R RoIs, int64 (R,)."""
+        if self.training:
+            return cat([i.gt_classes for i in instances])
+        return cat([i.pred_classes for i in instances])
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        dropped = [prefix + key for key in ("predictor.weight", "predictor.bias")]
+        dropped = [key for key in dropped if state_dict.pop(key, None) is not None]
+        if dropped:
+            logger.info(
+                f"{' and '.join(dropped)} of the checkpoint not used: "
+                "the weight transfer function predicts the mask weights of every category."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,214 @@
+"""
+ROI heads for partial mask supervision, as two mixins over detectron2's.
+
+``SupervisedMasksOnly`` trains the mask head on the RoIs that have a mask, whatever the head is.
+``MaskXMixin`` adds the weight transfer function T of Mask^X R-CNN. Both work on ROI heads that
+keep detectron2's ``_forward_mask`` and ``mask_head``, so one line makes a variant of your own::
+
+    @ROI_HEADS_REGISTRY.register()
+    class MyMaskXROIHeads(MaskXMixin, MyROIHeads):
+        pass
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Dict, List
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from .class_embedding import detection_weights
+from .mask_head import MaskXConvUpsampleHead
+from .weight_transfer import WeightTransfer
+
+__all__ = [
+    "MaskXCascadeROIHeads",
+    "MaskXMixin",
+    "MaskXROIHeads",
+    "SupervisedMasksCascadeROIHeads",
+    "SupervisedMasksOnly",
+    "SupervisedMasksROIHeads",
+    "select_supervised",
+]
+
+
+def select_supervised(proposals: List[Instances], num_classes: int) -> List[Instances]:
+    """
+    Keep the foreground RoIs whose ground-truth instance has a mask.
+
+    Args:
+        proposals: N images' sampled RoIs with ``gt_classes``; ``gt_has_mask`` is read where it is
+            (:class:`PartialMaskDatasetMapper` makes it), else an image with ``gt_masks`` is taken
+            to have all of them.
+        num_classes: K, the label of the background.
+
+    Returns:
+        N images' RoIs, of which each has a mask to learn from. It may be that none has.
+    """
+    selected = []
+    for p in proposals:
+        keep = (p.gt_classes >= 0) & (p.gt_classes < num_classes)
+        if p.has("gt_has_mask"):
+            keep &= p.gt_has_mask
+        elif not p.has("gt_masks"):
+            keep &= False
+        selected.append(p[keep])
+    return selected
+
+
+class SupervisedMasksOnly:
+    """
+    Mixin over ROI heads with detectron2's ``_forward_mask``: RoIs without a mask stay out of it.
+
+    They are taken out before their features are pooled, so they cost nothing. A batch without any
+    mask gives a loss of zero, and a gradient of zero to every mask parameter, which is what
+    distributed training needs.
+    """
+
+    training: bool
+    num_classes: int
+
+    def _forward_mask(self, features: Dict[str, Tensor], instances: List[Instances]) -> Any:
+        """See :meth:`StandardROIHeads._forward_mask`."""
+        if self.training and self.mask_on:  # type: ignore[attr-defined]
+            instances = select_supervised(instances, self.num_classes)
+            num_supervised = sum(len(i) for i in instances)
+            get_event_storage().put_scalar(
+                "mask_head/num_supervised_rois", num_supervised / max(len(instances), 1)
+            )
+        return super()._forward_mask(features, instances)  # type: ignore[misc]
+
+
+class MaskXMixin(SupervisedMasksOnly):
+    """
+    Mixin that predicts each category's mask weights from its box head weights (Mask^X R-CNN).
+
+    ``w_seg = T(stop_grad([w_cls, w_box]))``: (K, D) → (K, C) (paper, section 3.2). T is trained by
+    the mask loss of the categories that have masks and serves all categories.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        transfer_input: str = "cls+box",
+        transfer_hidden_dims: Sequence[int] = (256,),
+        transfer_negative_slope: float = 0.1,
+        stop_grad: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            transfer_input: what T sees of each category, see :func:`detection_weights`.
+            transfer_hidden_dims, transfer_negative_slope: see :class:`WeightTransfer`.
+            stop_grad: whether the mask loss leaves the box head alone.
+            **kwargs: arguments of the ROI heads that are mixed into.
+
+        Raises:
+            ValueError: if the box predictor doesn't have what ``transfer_input`` asks for.
+            TypeError: if the mask head is not a :class:`MaskXConvUpsampleHead`.
+        """
+        super().__init__(**kwargs)
+        if not self.mask_on:  # type: ignore[attr-defined]
+            raise ValueError(f"{type(self).__name__} needs a mask head; set MODEL.MASK_ON to True.")
+        mask_head = self.mask_head  # type: ignore[attr-defined]
+        if not isinstance(mask_head, MaskXConvUpsampleHead):
+            raise TypeError(
+                f"{type(self).__name__} needs a mask head that takes class weights, not "
+                f"{type(mask_head).__name__}; set MODEL.ROI_MASK_HEAD.NAME to MaskXConvUpsampleHead."
+            )
+        self.transfer_input = transfer_input
+        self.stop_grad = stop_grad
+        # Built after the box predictor, so that the length of its vectors is measured.
+        self.weight_transfer = WeightTransfer(
+            self._class_vectors().shape[1],
+            mask_head.out_channels,
+            hidden_dims=transfer_hidden_dims,
+            negative_slope=transfer_negative_slope,
+        )
+        self._cached_class_weights: Tensor | None = None
+        self._cached_for: tuple[Any, ...] = ()
+        # The ROI heads of detectron2 call mask_head(features, instances). A hook adds the third
+        # argument wherever they do so, and no method of theirs needs a copy for it.
+        mask_head.register_forward_pre_hook(self._pass_class_weights, with_kwargs=True)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+        ret: dict[str, Any] = super().from_config(cfg, input_shape)  # type: ignore[misc]
+        ret.update(
+            transfer_input=cfg.MODEL.MASKX.TRANSFER_INPUT,
+            transfer_hidden_dims=cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS,
+            transfer_negative_slope=cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE,
+            stop_grad=cfg.MODEL.MASKX.STOP_GRAD,
+        )
+        return ret
+
+    def class_weights(self) -> Tensor:
+        """
+        The mask predictor of each category, (K, C) float.
+
+        While no gradient is asked for, it is a constant of the model: it is computed once and
+        again only after the box predictor's or T's parameters have changed.
+        """
+        if torch.is_grad_enabled():
+            self._cached_class_weights = None
+            return self.weight_transfer(self._class_vectors())
+        parameters = [*self._last_box_predictor().parameters(), *self.weight_transfer.parameters()]
+        # An optimizer's step, load_state_dict, an EMA's copy_ and a move to another device or
+        # type each change one of these.
+        state = tuple((p.data_ptr(), p._version, p.dtype) for p in parameters)
+        if self._cached_class_weights is None or state != self._cached_for:
+            self._cached_for = state
+            # In full precision, whatever the first caller's: the result outlives its autocast.
+            with torch.autocast(parameters[0].device.type, enabled=False):
+                self._cached_class_weights = self.weight_transfer(self._class_vectors())
+        return self._cached_class_weights
+
+    def train(self, mode: bool = True) -> Any:
+        # For those who change parameters behind autograd's back (``p.data.copy_``).
+        self._cached_class_weights = None
+        return super().train(mode)  # type: ignore[misc]
+
+    def _class_vectors(self) -> Tensor:
+        return detection_weights(
+            self._last_box_predictor(), source=self.transfer_input, stop_grad=self.stop_grad
+        )
+
+    def _last_box_predictor(self) -> nn.Module:
+        """The box predictor, or that of the last stage of a cascade."""
+        box_predictor = self.box_predictor  # type: ignore[attr-defined]
+        return box_predictor[-1] if isinstance(box_predictor, nn.ModuleList) else box_predictor
+
+    def _pass_class_weights(
+        self, mask_head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {"class_weights": self.class_weights(), **kwargs}
+
+
+@ROI_HEADS_REGISTRY.register()
+class SupervisedMasksROIHeads(SupervisedMasksOnly, StandardROIHeads):
+    """
+    Detectron2's standard ROI heads with any of its mask heads, where some masks are missing.
+
+    With ``MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK`` it is the paper's class-agnostic baseline.
+    """
+
+
+@ROI_HEADS_REGISTRY.register()
+class SupervisedMasksCascadeROIHeads(SupervisedMasksOnly, CascadeROIHeads):
+    """Detectron2's cascade ROI heads, where some masks are missing."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class MaskXROIHeads(MaskXMixin, StandardROIHeads):
+    """Mask^X R-CNN: detectron2's standard ROI heads with a weight transfer function."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class MaskXCascadeROIHeads(MaskXMixin, CascadeROIHeads):
+    """Mask^X on detectron2's cascade ROI heads; T reads the last stage's box predictor."""

@@ -1,0 +1,249 @@
+"""
+Which categories have masks (set A) and which have boxes only (set B).
+
+A split is a statement about category **names**, so that it survives another order of the
+categories, a subset of them, or another data set that uses the same names. Only the data and the
+evaluation know about it: the model never does.
+
+Set A and set B are the paper's names ("Learning to Segment Every Thing", section 3).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from os import PathLike
+
+__all__ = [
+    "COCO_VOC_CLASSES",
+    "SHAPES",
+    "SHAPES_CLASSES",
+    "TEXTURES",
+    "ClassSplit",
+    "coco_nonvoc2voc",
+    "coco_voc2nonvoc",
+    "load_split",
+    "shapes_a27b9",
+]
+
+
+@dataclass(frozen=True)
+class ClassSplit:
+    """
+    A partition of category names into those with masks and those with boxes only.
+
+    Attributes:
+        name: how the split is called in data set names and messages, e.g. ``"voc2nonvoc"``.
+        with_masks: set A, the names of the categories whose masks may be used in training.
+        boxes_only: set B, the names of the categories that have boxes only.
+
+    Raises:
+        ValueError: if a category is in both sets, or set A is empty.
+    """
+
+    name: str
+    with_masks: frozenset[str]
+    boxes_only: frozenset[str]
+
+    def __post_init__(self) -> None:
+        # A plain list or set is welcome: what is stored is always a frozenset.
+        for field in ("with_masks", "boxes_only"):
+            value = getattr(self, field)
+            if isinstance(value, str):
+                raise ValueError(
+                    f"split '{self.name}': {field} must be a collection of category names, "
+                    f"not the single string {value!r}; write [{value!r}]."
+                )
+            object.__setattr__(self, field, frozenset(value))
+        both = self.with_masks & self.boxes_only
+        if both:
+            raise ValueError(
+                f"split '{self.name}': {_names(both)} in with_masks and in boxes_only; "
+                "a category belongs to one of them."
+            )
+        if not self.with_masks:
+            raise ValueError(
+                f"split '{self.name}': with_masks is empty, but the mask branch needs at least "
+                "one category with masks to learn from."
+            )
+
+    @classmethod
+    def from_with_masks(
+        cls, name: str, with_masks: Iterable[str], thing_classes: Sequence[str]
+    ) -> ClassSplit:
+        """
+        The split in which ``with_masks`` have masks and all other ``thing_classes`` do not.
+
+        Raises:
+            ValueError: if a name in ``with_masks`` is not in ``thing_classes``.
+        """
+        with_masks = frozenset(with_masks)
+        _check_known(name, with_masks, thing_classes)
+        return cls(name, with_masks, frozenset(thing_classes) - with_masks)
+
+    def indices(self, thing_classes: Sequence[str]) -> tuple[list[int], list[int]]:
+        """
+        The positions of A and of B in ``thing_classes``.
+
+        Args:
+            thing_classes: all K category names of a data set, in its order
+                (``MetadataCatalog.get(...).thing_classes``).
+
+        Returns:
+            Two ascending lists of contiguous category ids in [0, K), for A and for B.
+
+        Raises:
+            ValueError: if the split names a category that the data set does not have, or does
+                not cover one that it has. The sentence names the categories.
+        """
+        _check_known(self.name, self.with_masks | self.boxes_only, thing_classes)
+        uncovered = [c for c in thing_classes if c not in self.with_masks | self.boxes_only]
+        if uncovered:
+            raise ValueError(
+                f"split '{self.name}' does not say whether {_names(uncovered)} of the data set "
+                "have masks; add each to with_masks or to boxes_only."
+            )
+        return (
+            [i for i, c in enumerate(thing_classes) if c in self.with_masks],
+            [i for i, c in enumerate(thing_classes) if c in self.boxes_only],
+        )
+
+    def swapped(self, name: str | None = None) -> ClassSplit:
+        """The same partition the other way round: masks for B, boxes only for A."""
+        return ClassSplit(name or f"{self.name}_swapped", self.boxes_only, self.with_masks)
+
+
+def load_split(path: str | PathLike[str]) -> ClassSplit:
+    """
+    Read a split from a JSON file ``{"name": ..., "with_masks": [...], "boxes_only": [...]}``.
+
+    ``name`` may be left out: it is then the file's stem.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not such a JSON file; the sentence names the file and the key.
+    """
+    from pathlib import Path
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"category split file '{path}' does not exist.")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"category split file '{path}' is not valid JSON: {e}.") from e
+    if not isinstance(content, dict):
+        raise ValueError(f"category split file '{path}' must hold a JSON object.")
+    known = {"name", "with_masks", "boxes_only"}
+    for key in content.keys() - known:
+        hint = get_close_matches(key, known, n=1)
+        raise ValueError(
+            f"category split file '{path}' has an unknown key '{key}'"
+            + (f"; did you mean '{hint[0]}'?" if hint else f"; known are {_names(known)}.")
+        )
+    for key in ("with_masks", "boxes_only"):
+        value = content.get(key)
+        if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
+            raise ValueError(
+                f"category split file '{path}' needs the key '{key}' with a list of category names."
+            )
+        twice = {c for c in value if value.count(c) > 1}
+        if twice:
+            raise ValueError(
+                f"category split file '{path}' lists {_names(twice)} twice in '{key}'."
+            )
+    try:
+        return ClassSplit(
+            str(content.get("name", path.stem)),
+            frozenset(content["with_masks"]),
+            frozenset(content["boxes_only"]),
+        )
+    except ValueError as e:
+        raise ValueError(f"category split file '{path}': {e}") from e
+
+
+def _check_known(split_name: str, categories: Iterable[str], thing_classes: Sequence[str]) -> None:
+    unknown = sorted(set(categories) - set(thing_classes))
+    if unknown:
+        hints = []
+        for category in unknown:
+            close = get_close_matches(category, thing_classes, n=1)
+            hints.append(f"'{category}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+        raise ValueError(
+            f"split '{split_name}' names {_shorten(hints)}, which the data set does not have; "
+            f"its {len(thing_classes)} categories are {_names(thing_classes)}."
+        )
+
+
+def _names(categories: Iterable[str], limit: int = 8) -> str:
+    listed = list(categories)
+    if isinstance(categories, (set, frozenset)):
+        listed.sort()
+    return _shorten([f"'{c}'" for c in listed], limit)
+
+
+def _shorten(items: Sequence[str], limit: int = 8) -> str:
+    more = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+# ------------------------------------------------------------------------------------- presets
+
+COCO_VOC_CLASSES: frozenset[str] = frozenset(
+    # The 20 categories that COCO shares with PASCAL VOC, under COCO's names (paper, section 4.1).
+    (
+        "person",
+        "bicycle",
+        "car",
+        "motorcycle",
+        "airplane",
+        "bus",
+        "train",
+        "boat",
+        "bird",
+        "cat",
+        "dog",
+        "horse",
+        "sheep",
+        "cow",
+        "bottle",
+        "chair",
+        "couch",
+        "potted plant",
+        "dining table",
+        "tv",
+    )
+)
+
+
+def coco_voc2nonvoc(thing_classes: Sequence[str]) -> ClassSplit:
+    """The paper's "voc → non-voc": masks for the 20 VOC categories, boxes for the other 60."""
+    return ClassSplit.from_with_masks("voc2nonvoc", COCO_VOC_CLASSES, thing_classes)
+
+
+def coco_nonvoc2voc(thing_classes: Sequence[str]) -> ClassSplit:
+    """The paper's "non-voc → voc": masks for the 60 other categories, boxes for the 20 of VOC."""
+    return coco_voc2nonvoc(thing_classes).swapped("nonvoc2voc")
+
+
+# The generated data set of datasets/make_shapes.py: every category is a texture on a shape.
+SHAPES = ("disk", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow")
+TEXTURES = ("plain", "striped", "checkered", "dotted")
+SHAPES_CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+
+
+def shapes_a27b9(thing_classes: Sequence[str]) -> ClassSplit:
+    """
+    Boxes only for 9 of the 36 combinations of a shape and a texture.
+
+    Each shape and each texture is seen with masks, the 9 combinations never are.
+    """
+    boxes_only = {
+        f"{texture} {shape}"
+        for s, shape in enumerate(SHAPES)
+        for t, texture in enumerate(TEXTURES)
+        if (s + t) % 4 == 0
+    }
+    return ClassSplit("a27b9", frozenset(thing_classes) - boxes_only, frozenset(boxes_only))

@@ -1,0 +1,129 @@
+"""Pictures of instances: categories with masks (A) in green, with boxes only (B) in red."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.structures import BoxMode, Instances
+from detectron2.utils.visualizer import Visualizer
+from numpy.typing import NDArray
+
+from .data import has_mask
+
+__all__ = ["COLOR_A", "COLOR_B", "draw_annotations", "draw_instances"]
+
+COLOR_A = (0.05, 0.70, 0.20)  # green and red as in the paper's figures, RGB in [0, 1]
+COLOR_B = (0.90, 0.10, 0.10)
+
+_Image = NDArray[np.uint8]
+
+
+def draw_instances(
+    image: _Image,
+    instances: Instances,
+    metadata: Metadata,
+    *,
+    min_score: float = 0.5,
+    labels: bool = True,
+    scale: float = 1.0,
+) -> _Image:
+    """
+    Draw predicted or ground-truth instances.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        instances: the output of a model (``pred_boxes``, ``pred_classes``, ``scores``, perhaps
+            ``pred_masks``), or a training sample's target (``gt_boxes``, ``gt_classes``, perhaps
+            ``gt_masks`` and ``gt_has_mask``) on the same (H, W).
+        metadata: of the data set: ``thing_classes``, and ``class_split`` for the colours; without
+            a split everything is green.
+        min_score: predictions below it are left out.
+        labels: whether to write category names and scores.
+        scale: size of the picture relative to the image.
+
+    Returns:
+        (H·scale, W·scale, 3) uint8, RGB.
+    """
+    instances = instances.to("cpu")
+    if instances.has("pred_boxes"):
+        instances = instances[instances.scores >= min_score]
+        boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
+        masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
+        scores = instances.scores.tolist()
+    else:
+        boxes, classes, scores = instances.gt_boxes.tensor, instances.gt_classes, None
+        masks = _target_masks(instances)
+    return _draw(image, boxes.numpy(), classes.tolist(), masks, scores, metadata, labels, scale)
+
+
+def draw_annotations(
+    image: _Image,
+    annotations: list[dict[str, Any]],
+    metadata: Metadata,
+    *,
+    labels: bool = True,
+    scale: float = 1.0,
+) -> _Image:
+    """
+    Draw the annotations of a dataset dict; an instance without a mask is drawn as its box.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        annotations: ``dataset_dict["annotations"]``; masks are polygons or RLE.
+        metadata, labels, scale: see :func:`draw_instances`.
+
+    Returns:
+        (H·scale, W·scale, 3) uint8, RGB.
+    """
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return _draw(
+        image,
+        np.asarray(boxes, dtype=float).reshape(-1, 4),
+        [a["category_id"] for a in annotations],
+        [a["segmentation"] if has_mask(a) else None for a in annotations],
+        None,
+        metadata,
+        labels,
+        scale,
+    )
+
+
+def _target_masks(instances: Instances) -> list[Any] | None:
+    if not instances.has("gt_masks"):
+        return None
+    masks = instances.gt_masks
+    each = list(masks.tensor.numpy()) if hasattr(masks, "tensor") else list(masks.polygons)
+    if instances.has("gt_has_mask"):
+        each = [m if real else None for m, real in zip(each, instances.gt_has_mask.tolist())]
+    return each
+
+
+def _draw(
+    image: _Image,
+    boxes: NDArray[Any],
+    classes: list[int],
+    masks: list[Any] | None,
+    scores: list[float] | None,
+    metadata: Metadata,
+    labels: bool,
+    scale: float,
+) -> _Image:
+    split = metadata.get("class_split")
+    names = [metadata.thing_classes[c] for c in classes]
+    colors = [COLOR_B if split and n in split.boxes_only else COLOR_A for n in names]
+    texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else names
+    visualizer = Visualizer(image, metadata, scale=scale)
+    masked = [i for i in range(len(boxes)) if masks is not None and masks[i] is not None]
+    box_only = [i for i in range(len(boxes)) if i not in set(masked)]
+    for group in (masked, box_only):
+        if group:
+            visualizer.overlay_instances(
+                boxes=boxes[group],
+                labels=[texts[i] for i in group] if labels else None,
+                masks=[masks[i] for i in group] if masks is not None and group is masked else None,
+                assigned_colors=[colors[i] for i in group],
+            )
+    picture: _Image = visualizer.get_output().get_image()
+    return picture

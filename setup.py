@@ -6,13 +6,15 @@ depends on the machine, and whoever has a working detectron2 keeps it. ``import 
 one sentence which of them is missing. ``make install`` brings them all.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="maskx_d2",
     version="0.1.0",
     description="Partial mask supervision for detectron2: boxes for all categories, masks for some",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9",

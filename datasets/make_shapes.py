@@ -53,6 +53,7 @@ SLOT_ASPECT = (0.85, 1.18)
 BOX_JITTER = 2
 SLIVER = 3  # what is narrower than this does not count as a visible part
 MAX_GAP = 4  # between the visible parts and each side of the object's full box
+MAX_BOX_DIFFERENCE = 3  # between the sides of a pair's two visible boxes
 TEXTURE_PERIOD = (6.0, 7.5)
 
 NUM_SLOTS = (2, 4)
@@ -69,6 +70,10 @@ NEVER_PAIRED = (
 )
 MAX_TILT = 10.0  # degrees
 COLOUR_DISTANCE = 120.0  # Euclidean, in RGB levels
+
+
+# x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
+Box = tuple[int, int, int, int]
 
 
 class Slot(NamedTuple):
@@ -228,18 +233,23 @@ def draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
 # ------------------------------------------------------------------------------------- objects
 
 
-def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The tight box x0, y0, x1, y1 (x1 and y1 exclusive) of a 2D bool mask that is not empty."""
+def mask_box(mask: np.ndarray) -> Box:
+    """The tight box of an (H, W) bool mask that is not empty."""
     xs, ys = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
-def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two boxes x0, y0, x1, y1."""
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
     width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     return width * height / (sum(areas) - width * height)
+
+
+def _box_difference(a: Box, b: Box) -> int:
+    """The largest distance in pixels between the same side of two boxes."""
+    return max(abs(p - q) for p, q in zip(a, b, strict=True))
 
 
 def place_slots(rng: np.random.Generator, image_size: int) -> list[Slot]:
@@ -278,7 +288,7 @@ def _place_slot(
 
 def draw_in_slot(
     rng: np.random.Generator, shape: str, slot: Slot, scale: float
-) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+) -> tuple[np.ndarray, Box]:
     """The shape in a box that is the slot or a little less: its slot-sized mask and its box."""
     jitter = max(1, round(BOX_JITTER * scale))
     left, top, right, bottom = rng.integers(0, jitter + 1, 4).tolist()
@@ -321,7 +331,12 @@ def draw_pair(rng: np.random.Generator, slot: Slot, scale: float) -> list[Drawn]
             visible = behind & ~front
             if not _is_well_visible(visible, behind, behind_box, scale):
                 continue
-            if box_iou(mask_box(visible), front_box) > MIN_PAIR_IOU:
+            visible_box = mask_box(visible)
+            difference = _box_difference(visible_box, front_box)
+            if (
+                difference <= round(MAX_BOX_DIFFERENCE * scale)
+                and box_iou(visible_box, front_box) > MIN_PAIR_IOU
+            ):
                 textures = rng.permutation(len(TEXTURES))
                 return [
                     Drawn(shapes[0], TEXTURES[textures[0]], front),
@@ -329,9 +344,7 @@ def draw_pair(rng: np.random.Generator, slot: Slot, scale: float) -> list[Drawn]
                 ]
 
 
-def _is_well_visible(
-    visible: np.ndarray, full: np.ndarray, full_box: tuple[int, int, int, int], scale: float
-) -> bool:
+def _is_well_visible(visible: np.ndarray, full: np.ndarray, full_box: Box, scale: float) -> bool:
     """Whether the visible pixels, slivers aside, are many and reach all sides of the full box."""
     if visible.sum() < MIN_VISIBLE * full.sum():
         return False
@@ -346,8 +359,7 @@ def _is_well_visible(
     )
     if core.sum() < MIN_VISIBLE * full.sum():
         return False
-    gaps = [abs(c - f) for c, f in zip(mask_box(core > 0), full_box, strict=True)]
-    return max(gaps) <= round(MAX_GAP * scale)
+    return _box_difference(mask_box(core > 0), full_box) <= round(MAX_GAP * scale)
 
 
 def draw_single(rng: np.random.Generator, slot: Slot, scale: float) -> list[Drawn]:
@@ -493,9 +505,9 @@ def _is_complete(directory: Path, part: str, info: dict[str, Any]) -> bool:
         existing = set(os.listdir(directory / part))
     except (OSError, ValueError):
         return False
-    return content.get("info") == info and existing.issuperset(
-        image["file_name"] for image in content["images"]
-    )
+    if not isinstance(content, dict) or content.get("info") != info:
+        return False
+    return existing.issuperset(image["file_name"] for image in content["images"])
 
 
 def _make_part(directory: Path, part: str, info: dict[str, Any], bar: tqdm) -> None:

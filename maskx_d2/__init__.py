@@ -4,7 +4,7 @@ maskx_d2: partial mask supervision for detectron2.
 You have boxes for all categories and masks for some; one detectron2 model gives masks for all.
 """
 
-from . import _environment  # first: says in one sentence what is missing
+from . import _environment  # noqa: F401  first: says in one sentence what is missing
 from .config import add_maskx_config
 from .data.datasets import register_presets
 from .lazy import apply_maskx

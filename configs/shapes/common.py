@@ -35,14 +35,22 @@ model.backbone.bottom_up = L(ResNet)(
             out_channels=out_channels,
             norm="BN",
         )
-        for stride, in_channels, out_channels in [(1, 32, 32), (2, 32, 64), (2, 64, 128), (2, 128, 128)]
+        for stride, in_channels, out_channels in [
+            (1, 32, 32),
+            (2, 32, 64),
+            (2, 64, 128),
+            (2, 128, 192),
+        ]
     ],
     out_features=["res2", "res3", "res4", "res5"],
 )
 model.backbone.out_channels = 64
 model.backbone.top_block = None
 model.proposal_generator.update(
-    in_features=["p2", "p3"], batch_size_per_image=64, pre_nms_topk=(300, 300), post_nms_topk=(100, 100)
+    in_features=["p2", "p3"],
+    batch_size_per_image=64,
+    pre_nms_topk=(300, 300),
+    post_nms_topk=(100, 100),
 )
 model.proposal_generator.head.in_channels = 64
 model.proposal_generator.anchor_generator.update(sizes=[[28], [48]], strides=[4, 8])

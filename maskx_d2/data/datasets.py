@@ -180,6 +180,4 @@ def register_presets() -> None:
         )
     for base, (keep_masks, splits) in _PRESETS.items():
         for split_name, split in splits.items():
-            register_partial(
-                f"{base}_{split_name}", base=base, split=split, keep_masks=keep_masks
-            )
+            register_partial(f"{base}_{split_name}", base=base, split=split, keep_masks=keep_masks)

@@ -1,7 +1,8 @@
-"""Training and evaluation."""
+"""Training, evaluation and the use of a trained model."""
 
+from .inference import LoadedModel, load_model
 from .launch import main, run
 from .trainer import MaskXTrainer
 from .yaml_main import setup
 
-__all__ = ["MaskXTrainer", "main", "run", "setup"]
+__all__ = ["LoadedModel", "MaskXTrainer", "load_model", "main", "run", "setup"]

@@ -22,6 +22,7 @@ from detectron2.engine import (
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
@@ -32,6 +33,7 @@ def lazy_main(args: argparse.Namespace) -> Any:
     """Train (``--resume`` goes on where a run stopped), or evaluate with ``--eval-only``."""
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="maskx_d2")
     model = instantiate(cfg.model).to(cfg.train.device)
     model = create_ddp_model(model, **cfg.train.ddp)
     if not args.eval_only:

@@ -25,7 +25,9 @@ class MaskXTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """See :meth:`DefaultTrainer.build_train_loader`."""
-        return build_detection_train_loader(cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True))
+        return build_detection_train_loader(
+            cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
+        )
 
     @classmethod
     def build_evaluator(

@@ -39,7 +39,7 @@ def subset_metrics(
     Returns:
         Metric name → percent in [0, 100], NaN where none of the categories has ground truth.
     """
-    of_subset = precision[:, :, list(categories), :, -1]
+    of_subset = precision[..., -1][:, :, list(categories)]
     result = {}
     for metric in METRICS:
         area = list(area_labels).index(_AREA.get(metric, "all"))

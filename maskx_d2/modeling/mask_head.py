@@ -1,9 +1,8 @@
 """The mask head whose last layer is generated for each category ("w_seg" of the paper)."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: TorchScript can't read string annotations.
 import logging
-from typing import Any, List
+from typing import Any, Dict, List
 
 import torch
 from detectron2.config import configurable
@@ -57,28 +56,32 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
         del self.predictor
         self.num_trunk_layers = len(self)
         self.out_channels: int = conv_dims[-1]
-        self.mlp_branch: nn.Linear | None = None
-        if mlp_branch:
-            if not input_shape.height or input_shape.height != input_shape.width:
-                raise ValueError(
-                    "the MLP branch of the mask head needs RoI features of one known square size, "
-                    f"got {input_shape.height}×{input_shape.width}; "
-                    "set MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, or MODEL.MASKX.MLP_BRANCH to False."
-                )
-            num_pixels = (2 * input_shape.height) ** 2
-            self.mlp_branch = nn.Linear(self.out_channels * num_pixels, num_pixels)
-            nn.init.normal_(self.mlp_branch.weight, std=0.001)
-            nn.init.zeros_(self.mlp_branch.bias)
+        self.mlp_branch = self._build_mlp_branch(input_shape) if mlp_branch else None
+
+    def _build_mlp_branch(self, input_shape: ShapeSpec) -> nn.Linear:
+        if not input_shape.height or input_shape.height != input_shape.width:
+            raise ValueError(
+                "the MLP branch of the mask head needs RoI features of one known square size, "
+                f"got {input_shape.height}×{input_shape.width}; "
+                "set MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, or MODEL.MASKX.MLP_BRANCH to False."
+            )
+        num_pixels = (2 * input_shape.height) ** 2
+        branch = nn.Linear(self.out_channels * num_pixels, num_pixels)
+        nn.init.normal_(branch.weight, std=0.001)
+        nn.init.zeros_(branch.bias)
+        return branch
 
     @classmethod
-    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> Dict[str, Any]:
+        """See :meth:`MaskRCNNConvUpsampleHead.from_config`."""
         if cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
             raise ValueError(
-                "MaskXConvUpsampleHead is class-specific; set MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK "
-                "to False, or for the class-agnostic baseline MODEL.ROI_HEADS.NAME to "
-                "SupervisedMasksROIHeads and MODEL.ROI_MASK_HEAD.NAME to MaskRCNNConvUpsampleHead."
+                "MaskXConvUpsampleHead is class-specific: set "
+                "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK to False, or, for the class-agnostic "
+                "baseline, MODEL.ROI_HEADS.NAME to SupervisedMasksROIHeads and "
+                "MODEL.ROI_MASK_HEAD.NAME to MaskRCNNConvUpsampleHead."
             )
-        ret: dict[str, Any] = super().from_config(cfg, input_shape)
+        ret: Dict[str, Any] = super().from_config(cfg, input_shape)
         del ret["num_classes"]
         ret["mlp_branch"] = cfg.MODEL.MASKX.MLP_BRANCH
         return ret
@@ -97,9 +100,12 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
             In training a dict of losses, in inference ``instances`` with ``pred_masks``
             (R_i, 1, M, M) of probabilities.
         """
-        logits = self.layers(x, class_weights[self._classes(instances)])
         if self.training:
-            return {"loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight}
+            logits = self.layers(x, class_weights[_gt_classes(instances)])
+            return {
+                "loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight
+            }
+        logits = self.layers(x, class_weights[cat([i.pred_classes for i in instances])])
         mask_rcnn_inference(logits, instances)
         return instances
 
@@ -120,12 +126,6 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
             logits = logits + self.mlp_branch(x.flatten(1)).reshape(logits.shape)
         return logits
 
-    def _classes(self, instances: List[Instances]) -> Tensor:
-        """The category of each of the R RoIs, int64 (R,)."""
-        if self.training:
-            return cat([i.gt_classes for i in instances])
-        return cat([i.pred_classes for i in instances])
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         dropped = [prefix + key for key in ("predictor.weight", "predictor.bias")]
         dropped = [key for key in dropped if state_dict.pop(key, None) is not None]
@@ -135,3 +135,9 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
                 "the weight transfer function predicts the mask weights of every category."
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@torch.jit.unused
+def _gt_classes(instances: List[Instances]) -> Tensor:
+    """The ground-truth category of each of the R RoIs, int64 (R,). Not for TorchScript."""
+    return cat([i.gt_classes for i in instances])

@@ -120,7 +120,8 @@ class MaskXMixin(SupervisedMasksOnly):
         if not isinstance(mask_head, MaskXConvUpsampleHead):
             raise TypeError(
                 f"{type(self).__name__} needs a mask head that takes class weights, not "
-                f"{type(mask_head).__name__}; set MODEL.ROI_MASK_HEAD.NAME to MaskXConvUpsampleHead."
+                f"{type(mask_head).__name__}; set MODEL.ROI_MASK_HEAD.NAME to "
+                "MaskXConvUpsampleHead."
             )
         self.transfer_input = transfer_input
         self.stop_grad = stop_grad
@@ -139,6 +140,7 @@ class MaskXMixin(SupervisedMasksOnly):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+        """See :meth:`ROIHeads.from_config`."""
         ret: dict[str, Any] = super().from_config(cfg, input_shape)  # type: ignore[misc]
         ret.update(
             transfer_input=cfg.MODEL.MASKX.TRANSFER_INPUT,
@@ -170,7 +172,8 @@ class MaskXMixin(SupervisedMasksOnly):
         return self._cached_class_weights
 
     def train(self, mode: bool = True) -> Any:
-        # For those who change parameters behind autograd's back (``p.data.copy_``).
+        """See :meth:`nn.Module.train`; it also forgets the class weights."""
+        # Parameters may have been changed behind autograd's back (``p.data.copy_``).
         self._cached_class_weights = None
         return super().train(mode)  # type: ignore[misc]
 

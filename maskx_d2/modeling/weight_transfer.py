@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = ["WeightTransfer"]
 
@@ -16,8 +16,8 @@ class WeightTransfer(nn.Sequential):
     A small MLP shared by all categories. What it learns on categories with masks holds for
     categories without, because it is a function of their vectors and not a table of rows.
 
-    Shapes: (K, D) → (K, C), for K categories, vectors of length D, and C channels in the mask
-    head's last feature map.
+    Called with (K, D) float, the vectors of K categories, it returns (K, C) float: row c holds the
+    weights of category c's 1×1 mask predictor, for C channels in the mask head's last feature map.
 
     Every layer is MSRA-initialised (normal, variance 2 / fan_out) with a bias of zero, as the
     authors' code does. The last layer has no activation.
@@ -54,14 +54,3 @@ class WeightTransfer(nn.Sequential):
                 # Caffe2's MSRAFill counts fan_out, and is blind to the activation's slope.
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-
-    def forward(self, class_vectors: Tensor) -> Tensor:
-        """
-        Args:
-            class_vectors: (K, D) float.
-
-        Returns:
-            (K, C) float, row c the weights of category c's mask predictor.
-        """
-        weights: Tensor = super().forward(class_vectors)
-        return weights

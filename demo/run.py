@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""
+The whole package on a data set that takes seconds to make and minutes to learn.
+
+Makes the shapes data set, trains Mask^X R-CNN and the class-agnostic baseline end to end with
+masks for 27 of 36 categories, evaluates both on the test images, and writes a report with
+pictures. What is there already is used again; what was interrupted goes on where it stopped::
+
+    python demo/run.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from detectron2.config import LazyConfig
+from report import evaluate, write_report
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+METHODS = {"class_agnostic": "class-agnostic", "maskx": "Mask^X"}
+
+
+def main() -> None:
+    """Run every step that has not been done yet."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seed", type=int, default=1, help="of both trainings (1)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/shapes"), help="(output/shapes)"
+    )
+    args = parser.parse_args()
+    output = args.output if args.output.is_absolute() else ROOT / args.output
+
+    start = time.time()
+    _step(1, "the shapes data set")
+    subprocess.run([sys.executable, ROOT / "datasets" / "make_shapes.py"], check=True, cwd=ROOT)
+    _step(2, "training both methods, with masks for 27 of the 36 categories")
+    _forget_if_changed(output, args.seed)
+    _train_all(output, args.seed)
+    _step(3, "evaluation on the test images")
+    results = {}
+    for method in METHODS:
+        path = output / method / "results.json"
+        if not path.exists():
+            path.write_text(json.dumps(evaluate(output / method), indent=1))
+        results[method] = json.loads(path.read_text())
+    report = write_report(output, results, METHODS)
+    print(f"\n{report.read_text().split('<!-- end of the table -->')[0].strip()}\n")
+    print(f"The pictures are in {os.path.relpath(report)} ({time.time() - start:.0f} s in all).")
+
+
+def _step(number: int, what: str) -> None:
+    print(f"\n[{number}/3] {what}", flush=True)
+
+
+def _forget_if_changed(output: Path, seed: int) -> None:
+    """Runs of other settings or of another data set must not be taken for these."""
+    settings = hashlib.sha256(str(seed).encode())
+    for path in sorted((ROOT / "configs" / "shapes").glob("*.py")):
+        settings.update(path.read_bytes())
+    settings.update((_data_root() / "shapes/annotations/instances_train.json").read_bytes())
+    stamp = output / "settings.sha256"
+    if output.exists() and (not stamp.exists() or stamp.read_text() != settings.hexdigest()):
+        print("The settings or the data have changed since the last run: starting again.")
+        for method in METHODS:
+            shutil.rmtree(output / method, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(settings.hexdigest())
+
+
+def _data_root() -> Path:
+    return ROOT / os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def _train_all(output: Path, seed: int) -> None:
+    """Train the methods side by side, each an ordinary run of train_net.py in its own folder."""
+    runs = [_Run(method, output / method, seed, i) for i, method in enumerate(METHODS)]
+    try:
+        while any(run.going() for run in runs):
+            time.sleep(1)
+    finally:
+        for run in runs:
+            run.close()
+    print()
+    for run in runs:
+        if not (run.output / "model_final.pth").exists():
+            sys.exit(f"Training {run.method} failed; its messages are in {run.output}/train.log.")
+
+
+class _Run:
+    """One training in a process of its own, and its progress bar."""
+
+    def __init__(self, method: str, output: Path, seed: int, position: int) -> None:
+        self.method, self.output = method, output
+        self.process: subprocess.Popen[bytes] | None = None
+        config = ROOT / "configs" / "shapes" / f"{method}.py"
+        self.bar = tqdm(
+            total=LazyConfig.load(str(config)).train.max_iter,
+            initial=max((int(e["iteration"]) + 1 for e in _losses(output)), default=0),
+            desc=f"{METHODS[method]:>14}",
+            unit="it",
+            position=position,
+        )
+        if (output / "model_final.pth").exists():
+            self.bar.set_postfix_str("trained already")
+            return
+        output.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, ROOT / "train_net.py", "--resume"),
+            *("--config-file", config),
+            *(f"train.output_dir={output}", f"train.seed={seed}"),
+        ]
+        # Two runs share the CPU: more threads each would only get into each other's way.
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        with open(output / "train.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, env=environment
+            )
+
+    def going(self) -> bool:
+        """Bring the bar up to date; whether the training still runs."""
+        if self.process is None:
+            return False
+        self._update()
+        return self.process.poll() is None
+
+    def _update(self) -> None:
+        losses = _losses(self.output)
+        if losses and losses[-1]["iteration"] >= self.bar.n:
+            self.bar.set_postfix_str(f"mask loss {losses[-1]['loss_mask']:.2f}", refresh=False)
+            self.bar.update(losses[-1]["iteration"] + 1 - self.bar.n)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+        self.bar.close()
+
+
+def _losses(output: Path) -> list[dict[str, float]]:
+    """What the run has logged of its training so far."""
+    path = output / "metrics.json"
+    # The last line may be half written.
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [entry for entry in map(json.loads, lines) if "loss_mask" in entry]
+
+
+if __name__ == "__main__":
+    main()

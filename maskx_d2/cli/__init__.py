@@ -1,0 +1,22 @@
+"""The ``maskx`` command: one sub-command a job."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from . import predict
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``maskx <sub-command>``; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="maskx", description="Partial mask supervision for detectron2."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    predict.add_parser(commands)
+    args = parser.parse_args(argv)
+    status: int = args.run(args)
+    return status

@@ -1,0 +1,90 @@
+"""A trained model, from its config file and checkpoint, ready for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetMapper, Metadata, MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from torch import nn
+
+from ..config import add_maskx_config
+
+__all__ = ["LoadedModel", "load_model"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """
+    A model in evaluation mode with what it takes to use it.
+
+    Attributes:
+        model: a detectron2 model.
+        mapper: turns a dataset dict into the model's input, resizing as the config says.
+        metadata: of the data set that the config tests on: category names and split.
+    """
+
+    model: nn.Module
+    mapper: Callable[[dict[str, Any]], dict[str, Any]]
+    metadata: Metadata
+
+    @torch.no_grad()
+    def predict(self, record: dict[str, Any]) -> Instances:
+        """
+        Predict the instances of one image.
+
+        Args:
+            record: a dataset dict; ``file_name`` is enough.
+
+        Returns:
+            ``pred_boxes``, ``pred_classes``, ``scores`` and ``pred_masks`` (bool, (R, H, W)) in
+            the image's own size, on the CPU.
+        """
+        return self.model([self.mapper(dict(record))])[0]["instances"].to("cpu")
+
+
+def load_model(
+    config_file: str, weights: str | None = None, opts: Sequence[str] = ()
+) -> LoadedModel:
+    """
+    Build the model of a config and load its checkpoint. A GPU is used where there is one.
+
+    Args:
+        config_file: ``.yaml`` or ``.py``; the ``config.yaml`` that a run leaves does as well.
+        weights: the checkpoint; by default the config's.
+        opts: overrides of the config, as on the command line of ``train_net.py``.
+
+    Raises:
+        FileNotFoundError: if the config file or the checkpoint does not exist.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if _is_lazy(config_file):
+        lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+        model = instantiate(lazy.model).to(device)
+        mapper = instantiate(lazy.dataloader.test.mapper)
+        dataset, default_weights = lazy.dataloader.test.dataset.names, lazy.train.init_checkpoint
+    else:
+        cfg = get_cfg()
+        add_maskx_config(cfg)
+        cfg.merge_from_file(config_file)
+        cfg.MODEL.DEVICE = device
+        cfg.merge_from_list(list(opts))
+        model = build_model(cfg)
+        mapper = DatasetMapper(cfg, is_train=False)
+        dataset, default_weights = cfg.DATASETS.TEST[0], cfg.MODEL.WEIGHTS
+    DetectionCheckpointer(model).load(weights or default_weights)
+    return LoadedModel(model.eval(), mapper, MetadataCatalog.get(dataset))
+
+
+def _is_lazy(config_file: str) -> bool:
+    """Whether it is a LazyConfig: a Python file, or the yaml that a LazyConfig run leaves."""
+    if config_file.endswith(".py"):
+        return True
+    with open(config_file, encoding="utf-8") as f:
+        return any(line.startswith(("dataloader:", "lr_multiplier:")) for line in f)

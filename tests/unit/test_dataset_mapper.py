@@ -1,0 +1,159 @@
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from maskx_d2.data import PartialMaskDatasetMapper
+
+SIZE = 40
+BOXES = {"a": [2, 2, 18, 18], "b": [20, 4, 38, 30], "c": [4, 22, 16, 36]}
+
+
+def upper_half(box):
+    x0, y0, x1, y1 = box
+    return [[x0, y0, x1, y0, x1, (y0 + y1) / 2, x0, (y0 + y1) / 2]]
+
+
+def rle(box):
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8, order="F")
+    x0, y0, x1, y1 = box
+    mask[y0 : (y0 + y1) // 2, x0:x1] = 1
+    return mask_util.encode(mask)
+
+
+@pytest.fixture
+def record(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (SIZE, SIZE)).save(path)
+
+    def make(segmentations):
+        annotations = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i, "iscrowd": 0}
+            for i, box in enumerate(BOXES.values())
+        ]
+        for annotation, segmentation in zip(annotations, segmentations):
+            if segmentation != "missing":
+                annotation["segmentation"] = segmentation
+        return {
+            "file_name": str(path),
+            "image_id": 5,
+            "height": SIZE,
+            "width": SIZE,
+            "annotations": annotations,
+        }
+
+    return make
+
+
+def mapper(augmentations=(), mask_format="polygon", **kwargs):
+    return PartialMaskDatasetMapper(
+        is_train=True,
+        augmentations=list(augmentations),
+        image_format="BGR",
+        use_instance_mask=True,
+        instance_mask_format=mask_format,
+        **kwargs,
+    )
+
+
+ORDERS = {
+    "A first": (True, False, True),
+    "B first": (False, True, False),
+    "only A": (True, True, True),
+    "only B": (False, False, False),
+}
+AUGMENTATIONS = {
+    "none": [],
+    "flip": [T.RandomFlip(prob=1.0)],
+    "resize": [T.Resize((80, 60))],
+    "crop": [T.RandomCrop("absolute", (36, 36))],
+    "LSJ": [T.ResizeScale(0.5, 1.0, 64, 64), T.FixedSizeCrop((64, 64))],
+}
+
+
+@pytest.mark.parametrize("augmentations", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+@pytest.mark.parametrize("no_mask", ["missing", None, [], [[1, 1, 2, 2]]], ids=str)
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_every_box_stays_and_every_mask_is_told(record, order, no_mask, mask_format, augmentations):
+    np.random.seed(0)
+    segmentations = [
+        upper_half(box) if masked else no_mask for box, masked in zip(BOXES.values(), order)
+    ]
+    if mask_format == "bitmask":
+        segmentations = [
+            rle(box) if masked and box[0] == 2 else s
+            for s, box, masked in zip(segmentations, BOXES.values(), order)
+        ]
+    instances = mapper(augmentations, mask_format)(record(segmentations))["instances"]
+    assert instances.gt_classes.tolist() == [0, 1, 2]
+    assert instances.gt_has_mask.tolist() == list(order)
+    assert instances.gt_has_mask.dtype == torch.bool
+    # A real mask covers half of its box; where there is none, nobody may rely on the stand-in.
+    masks = instances.gt_masks.crop_and_resize(instances.gt_boxes.tensor, 28).float()
+    for covered in masks[instances.gt_has_mask].mean(dim=(1, 2)):
+        assert 0.35 < covered < 0.75
+
+
+def test_a_crop_tightens_the_boxes_of_masks_and_clips_the_others(record):
+    segmentations = [upper_half(BOXES["a"]), "missing", upper_half(BOXES["c"])]
+    crop = [T.CropTransform(0, 0, 30, 40, SIZE, SIZE)]
+    plain = mapper(crop)(record(segmentations))["instances"]
+    tight = mapper(crop, recompute_boxes=True)(record(segmentations))["instances"]
+    assert plain.gt_boxes.tensor.tolist() == [[2, 2, 18, 18], [20, 4, 30, 30], [4, 22, 16, 36]]
+    assert tight.gt_boxes.tensor.tolist() == [[2, 2, 18, 10], [20, 4, 30, 30], [4, 22, 16, 29]]
+
+
+def test_an_object_cropped_away_goes_and_a_mask_cropped_away_leaves_its_box(record):
+    segmentations = [upper_half(BOXES["a"]), "missing", upper_half(BOXES["c"])]
+    below = [T.CropTransform(0, 12, 40, 28, SIZE, SIZE)]  # under the upper half of "a"
+    instances = mapper(below)(record(segmentations))["instances"]
+    assert instances.gt_classes.tolist() == [0, 1, 2]
+    assert instances.gt_has_mask.tolist() == [False, False, True]
+    right = [T.CropTransform(19, 0, 21, 40, SIZE, SIZE)]
+    instances = mapper(right)(record(segmentations))["instances"]
+    assert instances.gt_classes.tolist() == [1]
+
+
+def test_equals_stock_mapper_where_every_instance_has_a_mask(record):
+    data = record([upper_half(box) for box in BOXES.values()])
+    augmentations = [T.Resize((60, 80))]
+    ours = mapper(augmentations)(data)["instances"]
+    stock = DatasetMapper(
+        is_train=True, augmentations=augmentations, image_format="BGR", use_instance_mask=True
+    )(data)["instances"]
+    assert ours.gt_has_mask.all()
+    assert torch.equal(ours.gt_boxes.tensor, stock.gt_boxes.tensor)
+    for mine, theirs in zip(ours.gt_masks.polygons, stock.gt_masks.polygons):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_images_without_annotations_and_crowds(record):
+    data = record([upper_half(box) for box in BOXES.values()])
+    data["annotations"][1]["iscrowd"] = 1
+    assert mapper()(data)["instances"].gt_classes.tolist() == [0, 2]
+    data["annotations"] = []
+    assert len(mapper()(data)["instances"]) == 0
+
+
+def test_without_masks_it_is_the_stock_mapper(record):
+    box_only = PartialMaskDatasetMapper(is_train=True, augmentations=[], image_format="BGR")
+    instances = box_only(record(["missing", upper_half(BOXES["b"]), []]))["instances"]
+    assert len(instances) == 3
+    assert not instances.has("gt_masks")
+
+
+def test_rle_needs_bitmasks_and_says_so(record):
+    with pytest.raises(ValueError, match=r'image 5 has RLE masks.*MASK_FORMAT to "bitmask"'):
+        mapper()(record([rle(BOXES["a"]), "missing", "missing"]))
+
+
+def test_a_missing_image_is_named(record):
+    data = record(["missing"] * 3)
+    data["file_name"] = "/nowhere/1.png"
+    with pytest.raises(FileNotFoundError, match=r"image 5: file '/nowhere/1\.png' does not exist"):
+        mapper()(data)

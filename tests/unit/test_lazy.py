@@ -1,0 +1,55 @@
+import pytest
+from detectron2.config import LazyConfig, instantiate
+from detectron2.model_zoo import get_config
+from omegaconf import OmegaConf
+
+from maskx_d2 import apply_maskx, model_zoo
+from maskx_d2.modeling import MaskXCascadeROIHeads, MaskXConvUpsampleHead, MaskXROIHeads
+
+
+def test_options_reach_the_model():
+    model = get_config("common/models/mask_rcnn_fpn.py").model
+    apply_maskx(
+        model,
+        transfer_input="cls",
+        transfer_hidden_dims=(16, 8),
+        transfer_negative_slope=0.0,
+        stop_grad=False,
+    )
+    heads = instantiate(model.roi_heads)
+    assert isinstance(heads, MaskXROIHeads)
+    assert isinstance(heads.mask_head, MaskXConvUpsampleHead)
+    shapes = [tuple(p.shape) for p in heads.weight_transfer.parameters()]
+    assert shapes == [(16, 1024), (16,), (8, 16), (8,), (256, 8), (256,)]
+    assert heads.weight_transfer[1].negative_slope == 0.0
+    assert heads.stop_grad is False
+    assert heads.mask_head.mlp_branch is None
+
+
+def test_cascade_needs_cls_alone_and_says_so():
+    model = get_config("common/models/cascade_rcnn.py").model
+    apply_maskx(model)
+    with pytest.raises(ValueError, match="TRANSFER_INPUT to cls"):
+        instantiate(model.roi_heads)
+    model = apply_maskx(get_config("common/models/cascade_rcnn.py").model, transfer_input="cls")
+    assert isinstance(instantiate(model.roi_heads), MaskXCascadeROIHeads)
+
+
+def test_after_a_round_trip_through_yaml(tmp_path):
+    cfg = OmegaConf.create({"model": get_config("common/models/mask_rcnn_fpn.py").model})
+    LazyConfig.save(cfg, str(tmp_path / "model.yaml"))
+    model = LazyConfig.load(str(tmp_path / "model.yaml")).model
+    assert isinstance(model.roi_heads._target_, str)
+    assert apply_maskx(model).roi_heads._target_ is MaskXROIHeads
+
+
+def test_models_without_a_maskx_form_are_refused():
+    with pytest.raises(ValueError, match=r"needs a model with roi_heads\.mask_head"):
+        apply_maskx(get_config("common/models/retinanet.py").model)
+    model = model_zoo.get_config("shapes/maskx.py").model
+    with pytest.raises(ValueError, match="roi_heads MaskXROIHeads have no Mask\\^X form"):
+        apply_maskx(model)
+    model = get_config("common/models/mask_rcnn_fpn.py").model
+    model.roi_heads.mask_head._target_ = "detectron2.modeling.roi_heads.BaseMaskRCNNHead"
+    with pytest.raises(ValueError, match="mask head BaseMaskRCNNHead has no Mask\\^X form"):
+        apply_maskx(model)

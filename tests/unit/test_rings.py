@@ -1,0 +1,49 @@
+"""
+Imports go inward only. R0: standard library and numpy. R1: + torch. R2: + everything else.
+
+Docs: docs/DESIGN.md, "Rings".
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import maskx_d2
+
+ROOT = Path(maskx_d2.__file__).parent
+R0 = {"splits.py", "data/partial_masks.py", "evaluation/split_metrics.py"}
+R1 = {"modeling/weight_transfer.py", "modeling/class_embedding.py"}
+ALLOWED = {name: {"numpy"} if name in R0 else {"numpy", "torch"} for name in R0 | R1}
+
+
+def imported(path):
+    """(top-level package, path within this package or None) of every import in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0], None
+        elif isinstance(node, ast.ImportFrom):
+            folder = path.parents[node.level - 1]
+            inner = folder.joinpath(*(node.module or "").split("."))
+            yield "maskx_d2", f"{inner.relative_to(ROOT).as_posix()}.py"
+
+
+@pytest.mark.parametrize("name", sorted(R0 | R1))
+def test_inner_rings_import_inner_rings_only(name):
+    inside = R0 if name in R0 else R0 | R1
+    for package, inner in imported(ROOT / name):
+        if package == "maskx_d2":
+            assert inner in inside, f"{name} imports {inner}"
+        else:
+            assert package in sys.stdlib_module_names | ALLOWED[name], f"{name} imports {package}"
+
+
+def test_mypy_is_strict_on_exactly_these_files():
+    config = (ROOT.parent / "pyproject.toml").read_text()
+    listed = {
+        line.strip(' ",') for line in config.splitlines() if line.strip().startswith('"maskx_d2/')
+    }
+    assert listed == {f"maskx_d2/{name}" for name in R0 | R1}

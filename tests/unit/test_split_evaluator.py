@@ -1,0 +1,180 @@
+"""The evaluator against pycocotools itself, on COCO API's official fake detections."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_coco
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import Boxes, Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maskx_d2 import ClassSplit
+from maskx_d2.data import register_partial
+from maskx_d2.evaluation import METRICS, SplitCOCOEvaluator
+from maskx_d2.splits import coco_voc2nonvoc
+
+pytestmark = pytest.mark.usefixtures("no_registration_left")
+
+
+@pytest.fixture(scope="session")
+def golden(photographs) -> Path:
+    """COCO API's official fake detections, where they lie beside the photographs."""
+    folder = photographs / "evaluator_golden"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    return folder
+
+
+def evaluate(dataset_name, detections, task):
+    """What the evaluator says of detections that are in COCO's result format already."""
+    evaluator = SplitCOCOEvaluator(dataset_name, tasks=(task,), distributed=False)
+    evaluator.reset()
+    to_contiguous = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
+    for d in detections:
+        d = {**d, "category_id": to_contiguous[d["category_id"]]}
+        evaluator._predictions.append({"image_id": d["image_id"], "instances": [d]})
+    return evaluator.evaluate()
+
+
+def restricted(json_file, detections, task, category_ids):
+    """The six AP metrics of a COCOeval that sees these categories only."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(json_file))
+        coco_eval = COCOeval(truth, truth.loadRes([dict(d) for d in detections]), task)
+        coco_eval.params.catIds = category_ids
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+    return [100 * s if s >= 0 else math.nan for s in coco_eval.stats[:6]]
+
+
+# all, A = the 20 VOC categories, B = the other 60: AP and AP50, measured with pycocotools.
+GOLDEN = {
+    "segm": {"": (31.95, 56.23), "_A": (29.34, 55.42), "_B": (32.93, 56.53)},
+    "bbox": {"": (50.46, 69.70), "_A": (50.20, 70.72), "_B": (50.55, 69.32)},
+}
+
+
+@pytest.mark.parametrize("task", GOLDEN)
+def test_golden_figures_and_equality_with_a_restricted_cocoeval(golden, task):
+    json_file = golden / "instances_val2014_100.json"
+    detections = json.loads((golden / f"instances_val2014_fake{task}100_results.json").read_text())
+    register_coco_instances("golden", {}, str(json_file), "")
+    register_partial("golden_split", base="golden", split=coco_voc2nonvoc, keep_masks=True)
+    DatasetCatalog.get("golden_split")
+    results = evaluate("golden_split", detections, task)
+    metadata = MetadataCatalog.get("golden_split")
+    ids = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
+    subsets = dict(zip(("_A", "_B"), metadata.class_split.indices(metadata.thing_classes)))
+    for suffix, (ap, ap50) in GOLDEN[task].items():
+        assert results[f"{task}{suffix}"]["AP"] == pytest.approx(ap, abs=0.006)
+        assert results[f"{task}{suffix}"]["AP50"] == pytest.approx(ap50, abs=0.006)
+        if suffix:
+            expected = restricted(json_file, detections, task, [ids[c] for c in subsets[suffix]])
+            actual = [results[f"{task}{suffix}"][metric] for metric in METRICS]
+            np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+@pytest.fixture
+def pets(tmp_path, no_registration_left):
+    """Four categories with gaps between their ids; "car" has no ground truth."""
+    json_file, images = write_coco(tmp_path)
+    content = json.loads(json_file.read_text())
+    car = next(c["id"] for c in content["categories"] if c["name"] == "car")
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != car]
+    json_file.write_text(json.dumps(content))
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    split = ClassSplit("pets", {"cat", "car"}, {"dog", "cup"})
+    register_partial("pets_split", base="pets", split=split, keep_masks=True)
+    DatasetCatalog.get("pets_split")
+    return json_file
+
+
+def test_a_category_without_ground_truth_makes_no_nan(pets):
+    content = json.loads(pets.read_text())
+    detections = [
+        {
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "bbox": a["bbox"] if a["category_id"] == 1 else [0, 0, 2, 2],
+            "score": 0.9,
+        }
+        for a in content["annotations"]
+    ]
+    results = evaluate("pets_split", detections, "bbox")
+    assert results["bbox_A"]["AP"] == pytest.approx(100)
+    assert results["bbox_B"]["AP"] == pytest.approx(0)
+    assert results["bbox"]["AP"] == pytest.approx(100 / 3)
+    assert math.isnan(results["bbox_A"]["APl"]), "there is no large object"
+
+
+def output(box, category, mask_pixels):
+    instances = Instances((48, 64))
+    instances.pred_boxes = Boxes(torch.tensor([box], dtype=torch.float32))
+    instances.pred_classes = torch.tensor([category])
+    instances.scores = torch.tensor([0.9])
+    mask = torch.zeros(1, 48, 64, dtype=torch.bool)
+    x0, y0, x1, y1 = mask_pixels
+    mask[0, y0:y1, x0:x1] = True
+    instances.pred_masks = mask
+    return {"instances": instances}
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_models_outputs_through_the_public_interface(caplog):
+    evaluator = SplitCOCOEvaluator("pets_split", distributed=False)
+    evaluator.reset()
+    # Image 1: the cat found exactly, the dog with its box right and half of its mask.
+    evaluator.process(
+        [{"image_id": 1}] * 2,
+        [
+            output([2, 4, 14, 24], 0, (2, 4, 14, 24)),
+            output([16, 4, 28, 24], 1, (16, 4, 28, 14)),
+        ],
+    )
+    with caplog.at_level("INFO", logger="maskx_d2"):
+        results = evaluator.evaluate()
+    assert set(results) == {"bbox", "bbox_A", "bbox_B", "segm", "segm_A", "segm_B"}
+    # Each category has 4 objects and 1 was found: recall 1/4, which is 26 of 101 points.
+    assert results["segm_A"]["AP50"] == pytest.approx(100 * 26 / 101)
+    assert results["bbox_B"]["AP50"] == pytest.approx(100 * 26 / 101 / 2)
+    assert results["segm_B"]["AP75"] == pytest.approx(0)
+    assert "| segm   | B " in caplog.text
+
+
+@pytest.mark.usefixtures("pets")
+def test_no_prediction_at_all():
+    evaluator = SplitCOCOEvaluator("pets_split", tasks=("bbox", "segm"), distributed=False)
+    evaluator.reset()
+    empty = Instances((48, 64), pred_boxes=Boxes(torch.zeros(0, 4)))
+    evaluator.process([{"image_id": 1}], [{"instances": empty}])
+    results = evaluator.evaluate()
+    assert set(results) == {"bbox", "bbox_A", "bbox_B", "segm", "segm_A", "segm_B"}
+    assert all(math.isnan(v) for metrics in results.values() for v in metrics.values())
+
+
+@pytest.mark.usefixtures("pets")
+def test_without_a_split_it_is_detectron2s_evaluator():
+    evaluator = SplitCOCOEvaluator("pets", distributed=False)
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [output([2, 4, 14, 24], 0, (2, 4, 14, 24))])
+    assert set(evaluator.evaluate()) == {"bbox", "segm"}
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_split_that_does_not_fit_and_masks_that_are_gone():
+    with pytest.raises(ValueError, match="names 'bird'"):
+        SplitCOCOEvaluator("pets", class_split=ClassSplit("s", {"bird"}, {"cat"}))
+    DatasetCatalog.register("in_memory", list)
+    MetadataCatalog.get("in_memory").thing_classes = ["cat", "cup"]
+    register_partial("gone", base="in_memory", split=ClassSplit("s", {"cat"}, {"cup"}))
+    with pytest.raises(ValueError, match="register it with keep_masks=True"):
+        SplitCOCOEvaluator("gone", output_dir="/tmp/nowhere")

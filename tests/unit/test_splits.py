@@ -1,0 +1,104 @@
+import json
+
+import pytest
+from detectron2.data import MetadataCatalog
+
+from maskx_d2.splits import (
+    COCO_VOC_CLASSES,
+    SHAPES_CLASSES,
+    ClassSplit,
+    coco_nonvoc2voc,
+    coco_voc2nonvoc,
+    load_split,
+    shapes_a27b9,
+)
+
+CLASSES = ["cat", "dog", "cup", "car"]
+
+
+def test_indices_follow_the_order_of_the_data_set():
+    split = ClassSplit("s", {"car", "cat"}, {"dog", "cup"})
+    assert split.indices(CLASSES) == ([0, 3], [1, 2])
+    assert split.indices(CLASSES[::-1]) == ([0, 3], [1, 2])
+    assert split.swapped("t") == ClassSplit(
+        "t", frozenset({"dog", "cup"}), frozenset({"cat", "car"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (ClassSplit("s", {"cat", "dgo"}, {"cup", "car"}), r"'dgo' \(did you mean 'dog'\?\)"),
+        (ClassSplit("s", {"cat"}, {"cup", "car"}), r"does not say whether 'dog'"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_an_error_that_names_the_categories(split, message):
+    with pytest.raises(ValueError, match=message):
+        split.indices(CLASSES)
+
+
+def test_a_category_belongs_to_one_set():
+    with pytest.raises(ValueError, match="'dog' in with_masks and in boxes_only"):
+        ClassSplit("s", {"cat", "dog"}, {"dog"})
+    with pytest.raises(ValueError, match="with_masks is empty"):
+        ClassSplit("s", set(), {"dog"})
+    with pytest.raises(ValueError, match="not the single string 'cat'"):
+        ClassSplit("s", "cat", {"dog"})
+
+
+def test_from_with_masks_takes_the_rest_as_boxes_only():
+    split = ClassSplit.from_with_masks("s", ["dog"], CLASSES)
+    assert split.boxes_only == {"cat", "cup", "car"}
+    with pytest.raises(ValueError, match="'dgo'"):
+        ClassSplit.from_with_masks("s", ["dgo"], CLASSES)
+
+
+def test_coco_presets_are_the_voc_categories_of_the_paper():
+    classes = MetadataCatalog.get("coco_2017_train").thing_classes
+    # Contiguous ids as in the authors' code.
+    voc = [0, 1, 2, 3, 4, 5, 6, 8, 14, 15, 16, 17, 18, 19, 39, 56, 57, 58, 60, 62]
+    with_masks, boxes_only = coco_voc2nonvoc(classes).indices(classes)
+    assert with_masks == voc
+    assert sorted(with_masks + boxes_only) == list(range(80))
+    assert coco_nonvoc2voc(classes).indices(classes) == (boxes_only, with_masks)
+    assert len(COCO_VOC_CLASSES) == 20
+
+
+def test_shapes_preset_shows_each_shape_and_texture_with_masks():
+    split = shapes_a27b9(SHAPES_CLASSES)
+    with_masks, boxes_only = split.indices(SHAPES_CLASSES)
+    assert (len(with_masks), len(boxes_only)) == (27, 9)
+    for words in zip(*(name.split() for name in SHAPES_CLASSES)):
+        for word in set(words):
+            assert any(word in name.split() for name in split.with_masks)
+
+
+def test_split_file_round_trip(tmp_path):
+    path = tmp_path / "farm.json"
+    path.write_text(json.dumps({"with_masks": ["cat"], "boxes_only": ["dog"]}))
+    assert load_split(path) == ClassSplit("farm", frozenset({"cat"}), frozenset({"dog"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"with_masks": ["cat"], "boxes_onyl": []}', "unknown key 'boxes_onyl'; did you mean"),
+        ('{"with_masks": ["cat"]}', "needs the key 'boxes_only'"),
+        ('{"with_masks": "cat", "boxes_only": []}', "needs the key 'with_masks' with a list"),
+        ('{"with_masks": ["cat", "cat"], "boxes_only": []}', "lists 'cat' twice"),
+        ('{"with_masks": ["cat"], "boxes_only": ["cat"]}', "'cat' in with_masks and"),
+        ('{"with_masks": ["cat"], ', "is not valid JSON"),
+        ("[]", "must hold a JSON object"),
+    ],
+)
+def test_bad_split_files_are_errors_that_name_the_file(tmp_path, content, message):
+    path = tmp_path / "split.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_split(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_split_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        load_split(tmp_path / "nowhere.json")

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_targets
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode, Instances
+
+from maskx_d2 import ClassSplit
+from maskx_d2.visualization import draw_annotations, draw_instances
+
+pytestmark = pytest.mark.usefixtures("no_registration_left")
+
+WHITE = np.full((64, 64, 3), 255, dtype=np.uint8)
+
+
+@pytest.fixture
+def metadata():
+    return MetadataCatalog.get("drawn").set(
+        thing_classes=["cat", "dog", "cup", "car"],
+        class_split=ClassSplit("s", {"cat", "car"}, {"dog", "cup"}),
+    )
+
+
+def greenest_and_reddest(picture):
+    """How strongly green and red show anywhere in the picture."""
+    red, green, _ = np.moveaxis(picture.astype(int), -1, 0)
+    return (green - red).max(), (red - green).max()
+
+
+@pytest.mark.parametrize(("category", "is_green"), [(0, True), (1, False), (2, False), (3, True)])
+def test_a_is_green_and_b_is_red(metadata, category, is_green):
+    predicted = Instances((64, 64))
+    target = make_targets([True], [category])
+    predicted.pred_boxes = target.gt_boxes
+    predicted.pred_classes = target.gt_classes
+    predicted.pred_masks = target.gt_masks.tensor
+    predicted.scores = torch.tensor([0.9])
+    for instances in (predicted, target):
+        green, red = greenest_and_reddest(draw_instances(WHITE, instances, metadata, labels=False))
+        assert bool(green > 80) is is_green
+        assert bool(red > 80) is not is_green
+
+
+def test_low_scores_are_left_out_and_scale_is_of_the_picture(metadata):
+    predicted = make_targets([True], [0])
+    instances = Instances(
+        (64, 64), pred_boxes=predicted.gt_boxes, pred_classes=predicted.gt_classes
+    )
+    instances.scores = torch.tensor([0.4])
+    assert (draw_instances(WHITE, instances, metadata) == 255).all()
+    assert draw_instances(WHITE, instances, metadata, min_score=0.3, scale=2).shape == (128, 128, 3)
+    assert not (draw_instances(WHITE, instances, metadata, min_score=0.3) == 255).all()
+
+
+def test_an_instance_without_a_mask_is_drawn_as_its_box(metadata):
+    inside = np.s_[14:20, 10:20]  # of the first square's lower half and of its box
+
+    def picture(has_mask):
+        return draw_instances(WHITE, make_targets([has_mask], [0]), metadata, labels=False)
+
+    assert (picture(True)[8:12, 10:20] < 250).any(axis=-1).all()
+    assert (picture(False)[inside] == 255).all(), "the stand-in mask must not be shown"
+
+
+def test_annotations_with_and_without_masks_in_any_order(metadata):
+    with_mask = {
+        "bbox": [30, 30, 20, 20],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 0,
+        "segmentation": [[30, 30, 50, 30, 50, 50, 30, 50]],
+    }
+    without = {"bbox": [4, 4, 12, 12], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+    for annotations in ([with_mask, without], [without, with_mask]):
+        picture = draw_annotations(WHITE, annotations, metadata, labels=False)
+        assert greenest_and_reddest(picture[32:48, 32:48])[0] > 50
+        assert (picture[7:13, 7:13] == 255).all()
+        assert greenest_and_reddest(picture[:18, :18])[1] > 80
+    assert (draw_annotations(WHITE, [], metadata) == 255).all()

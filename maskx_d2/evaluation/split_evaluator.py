@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
+import itertools
 import logging
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from ..data import class_split_of
+from ..data import box_polygon, class_split_of, has_mask
 from ..splits import ClassSplit
 from .split_metrics import METRICS, subset_metrics
 
@@ -26,6 +31,9 @@ class SplitCOCOEvaluator(COCOEvaluator):
     ``segm_B``, each with AP, AP50, AP75, APs, APm and APl in percent. A category without ground
     truth is left out of the means, as COCO does. A data set without a split is evaluated as
     :class:`COCOEvaluator` does.
+
+    Ground truth may lack masks. For the mask metrics, such an instance is what COCO calls a crowd:
+    its box is a region in which detections count neither as right nor as wrong.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class SplitCOCOEvaluator(COCOEvaluator):
         self._class_split = class_split or class_split_of(dataset_name)
         if self._class_split is not None:
             self._class_split.indices(metadata.thing_classes)
+        self._ground_truth = {"bbox": self._coco_api, "segm": _ignore_maskless(self._coco_api)}
 
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`; logs one table of all, A and B."""
@@ -58,6 +67,17 @@ class SplitCOCOEvaluator(COCOEvaluator):
         if self._class_split is not None and results:
             logger.info(f"Evaluation by split '{self._class_split.name}':\n{_table(results)}")
         return results
+
+    def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
+        """See :meth:`COCOEvaluator._eval_predictions`; boxes and masks each on their truth."""
+        results = list(itertools.chain(*(p["instances"] for p in predictions)))
+        tasks = self._tasks
+        for task in tasks or self._tasks_from_predictions(results):
+            self._tasks = (task,)
+            self._coco_api = self._ground_truth.get(task, self._ground_truth["bbox"])
+            # The parent maps category ids in place.
+            super()._eval_predictions(copy.deepcopy(predictions), img_ids)
+        self._tasks = tasks
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
@@ -89,6 +109,31 @@ class SplitCOCOEvaluator(COCOEvaluator):
             for position, category_id in enumerate(category_ids)
             if classes[to_contiguous[category_id] if to_contiguous else category_id] in names
         ]
+
+
+def _ignore_maskless(coco_api: COCO) -> COCO:
+    """The ground truth with every instance that has no mask turned into a crowd on its box."""
+    dataset = coco_api.dataset
+    maskless = [a for a in dataset.get("annotations", ()) if not has_mask(a)]
+    if not maskless:
+        return coco_api
+    logger.warning(
+        f"{len(maskless)} of {len(dataset['annotations'])} ground-truth instances have no mask: "
+        "for mask AP, detections on them count neither as right nor as wrong."
+    )
+    ignored = {}
+    for annotation in maskless:
+        x, y, w, h = annotation["bbox"]
+        polygon = box_polygon([x, y, x + w, y + h])
+        ignored[annotation["id"]] = {**annotation, "segmentation": [polygon], "iscrowd": 1}
+    result = COCO()
+    result.dataset = {
+        **dataset,
+        "annotations": [ignored.get(a["id"], a) for a in dataset["annotations"]],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        result.createIndex()
+    return result
 
 
 def _table(results: dict[str, Any]) -> str:

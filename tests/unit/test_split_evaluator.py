@@ -150,6 +150,37 @@ def test_a_models_outputs_through_the_public_interface(caplog):
     assert "| segm   | B " in caplog.text
 
 
+@pytest.mark.parametrize("no_mask", ["missing", []], ids=str)
+def test_ground_truth_without_masks_counts_for_boxes_and_is_ignored_for_masks(
+    pets, no_mask, caplog
+):
+    content = json.loads(pets.read_text())
+    cat, dog = 1, 4
+    for a in content["annotations"]:
+        # No cat has a mask; the first dog has one.
+        if a["category_id"] == cat or (a["category_id"] == dog and a["image_id"] != 1):
+            del a["segmentation"]
+            if no_mask != "missing":
+                a["segmentation"] = no_mask
+    pets.write_text(json.dumps(content))
+    evaluator = SplitCOCOEvaluator("pets_split", distributed=False)
+    assert "7 of 12 ground-truth instances have no mask" in caplog.text
+    evaluator.reset()
+    inputs, outputs = [], []
+    for i in range(4):  # every cat and dog is found; the mask on each box is exact
+        for category, x in ((0, 2), (1, 16)):
+            box = [x, 4 + 5 * i, x + 12, 24 + 5 * i]
+            inputs.append({"image_id": i + 1})
+            outputs.append(output(box, category, box))
+    evaluator.process(inputs, outputs)
+    results = evaluator.evaluate()
+    assert results["bbox_A"]["AP"] == pytest.approx(100)
+    assert results["bbox_B"]["AP"] == pytest.approx(50), "cups were not looked for"
+    assert math.isnan(results["segm_A"]["AP"]), "nothing is known of cats' masks"
+    # The other three dogs are neither missed nor false.
+    assert results["segm_B"]["AP"] == pytest.approx(50)
+
+
 @pytest.mark.usefixtures("pets")
 def test_no_prediction_at_all():
     evaluator = SplitCOCOEvaluator("pets_split", tasks=("bbox", "segm"), distributed=False)

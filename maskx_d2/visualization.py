@@ -111,7 +111,8 @@ def _draw(
     scale: float,
 ) -> _Image:
     split = metadata.get("class_split")
-    names = [metadata.thing_classes[c] for c in classes]
+    thing_classes = metadata.get("thing_classes")
+    names = [thing_classes[c] if thing_classes else f"category {c}" for c in classes]
     colors = [COLOR_B if split and n in split.boxes_only else COLOR_A for n in names]
     texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else names
     visualizer = Visualizer(image, metadata, scale=scale)

@@ -9,7 +9,7 @@ from typing import Any, Callable
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, get_cfg, instantiate
-from detectron2.data import DatasetMapper, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
@@ -27,7 +27,8 @@ class LoadedModel:
     Attributes:
         model: a detectron2 model.
         mapper: turns a dataset dict into the model's input, resizing as the config says.
-        metadata: of the data set that the config tests on: category names and split.
+        metadata: of the data set that the config tests on: category names and split, if it is
+            registered.
     """
 
     model: nn.Module
@@ -79,7 +80,10 @@ def load_model(
         mapper = DatasetMapper(cfg, is_train=False)
         dataset, default_weights = cfg.DATASETS.TEST[0], cfg.MODEL.WEIGHTS
     DetectionCheckpointer(model).load(weights or default_weights)
-    return LoadedModel(model.eval(), mapper, MetadataCatalog.get(dataset))
+    metadata = MetadataCatalog.get(dataset)
+    if not metadata.get("thing_classes") and dataset in DatasetCatalog.list():
+        DatasetCatalog.get(dataset)  # a COCO JSON names its categories when it is loaded
+    return LoadedModel(model.eval(), mapper, metadata)
 
 
 def _is_lazy(config_file: str) -> bool:

@@ -230,7 +230,7 @@ def coco_nonvoc2voc(thing_classes: Sequence[str]) -> ClassSplit:
 
 # The generated data set of datasets/make_shapes.py: every category is a texture on a shape.
 SHAPES = ("disk", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow")
-TEXTURES = ("plain", "striped", "checkered", "dotted")
+TEXTURES = ("plain", "banded", "striped", "speckled")
 SHAPES_CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
 
 

@@ -54,7 +54,8 @@ BOX_JITTER = 2
 SLIVER = 3  # what is narrower than this does not count as a visible part
 MAX_GAP = 4  # between the visible parts and each side of the object's full box
 MAX_BOX_DIFFERENCE = 3  # between the sides of a pair's two visible boxes
-TEXTURE_PERIOD = (6.0, 7.5)
+STRIPE_PERIOD = (10.0, 13.0)
+SPECK = 2
 
 NUM_SLOTS = (2, 4)
 PAIR_SHARE = 0.587  # of the slots: makes 74 % of the objects one of a pair
@@ -69,7 +70,8 @@ NEVER_PAIRED = (
     ("cross", "heart"),
 )
 MAX_TILT = 10.0  # degrees
-COLOUR_DISTANCE = 120.0  # Euclidean, in RGB levels
+# RGB levels, the upper end exclusive. The background lies between dark and light.
+DARK, LIGHT, BACKGROUND = (0, 75), (181, 256), (95, 161)
 
 
 # x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
@@ -167,44 +169,32 @@ def draw_shape(rng: np.random.Generator, shape: str, width: int, height: int) ->
 # -------------------------------------------------------------------------- colours and textures
 
 
-def pick_colours(rng: np.random.Generator, count: int, avoid: np.ndarray) -> np.ndarray:
-    """``count`` colours far from each other and from the (N, 3) ``avoid``: (count, 3) uint8."""
-    chosen = [tuple(colour) for colour in avoid.tolist()]
-    distance = COLOUR_DISTANCE
-    while len(chosen) < len(avoid) + count:
-        r, g, b = rng.integers(0, 256, 3).tolist()
-        nearest = min((r - p) ** 2 + (g - q) ** 2 + (b - s) ** 2 for p, q, s in chosen)
-        if nearest >= distance**2:
-            chosen.append((r, g, b))
-        else:
-            distance *= 0.98  # ends the search however many colours there are
-    return np.array(chosen[len(avoid) :], np.uint8)
+def pick_colours(rng: np.random.Generator) -> np.ndarray:
+    """A dark colour and a light one, of any hue: (2, 3) uint8."""
+    return np.stack([rng.integers(*DARK, 3), rng.integers(*LIGHT, 3)]).astype(np.uint8)
 
 
 def texture_pattern(
-    rng: np.random.Generator, texture: str, width: int, height: int, period: float
+    rng: np.random.Generator, texture: str, width: int, height: int, scale: float
 ) -> np.ndarray:
-    """Where the texture shows its second colour: a (height, width) bool array."""
-    # The offset keeps coordinates positive and the pattern's phase random.
-    x = np.arange(width) + period * (1 + rng.random())
-    y = (np.arange(height) + period * (1 + rng.random()))[:, None]
-    if texture == "plain":
-        return np.zeros((height, width), bool)
-    if texture in ("banded", "striped"):
-        # Bands lie, stripes stand: a small network tells the two apart at once.
-        tilt = np.deg2rad(rng.uniform(-MAX_TILT, MAX_TILT))
-        along, across = (x, y) if texture == "banded" else (y, x)
-        return (across * np.cos(tilt) + along * np.sin(tilt)) % period < period / 2
+    """Where the texture shows its light colour: a (height, width) bool array."""
+    if texture in ("dark", "light"):
+        return np.full((height, width), texture == "light")
     if texture == "speckled":
-        speck = max(1, round(period / 3))
+        speck = max(1, round(SPECK * scale))
         cells = rng.random((-(-height // speck), -(-width // speck))) < 0.5
         return cells.repeat(speck, axis=0).repeat(speck, axis=1)[:height, :width]
+    if texture == "striped":
+        period, angle = rng.uniform(*STRIPE_PERIOD) * scale, rng.uniform(0, np.pi)
+        x, y = np.arange(width), np.arange(height)[:, None]
+        phase = rng.uniform(0, period)
+        return (x * np.cos(angle) + y * np.sin(angle) + phase) % period < period / 2
     raise ValueError(f"unknown texture '{texture}'")
 
 
-def draw_background(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A gradient with soft noise: the (H, W, 3) uint8 image and its mean colour, (3,) uint8."""
-    mean = rng.integers(50, 206, 3)
+def draw_background(rng: np.random.Generator, image_size: int) -> np.ndarray:
+    """A gradient with soft noise: an (H, W, 3) uint8 image."""
+    mean = rng.integers(*BACKGROUND, 3)
     slope = rng.uniform(-25, 25, (2, 3))
     corners = mean + np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) @ slope
     size = (image_size, image_size)
@@ -212,7 +202,7 @@ def draw_background(rng: np.random.Generator, image_size: int) -> tuple[np.ndarr
     for cells, contrast in ((8, 10.0), (image_size // 3, 7.0)):
         noise = rng.standard_normal((cells, cells, 3), dtype=np.float32) * contrast
         image += cv2.resize(noise, size)
-    return np.clip(image, 0, 255).astype(np.uint8), mean.astype(np.uint8)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
@@ -383,19 +373,16 @@ def render_image(
         around them, ``[x, y, width, height]`` in pixels.
     """
     scale = image_size / REFERENCE_SIZE
-    image, background = draw_background(rng, image_size)
+    image = draw_background(rng, image_size)
     draw_clutter(rng, image)
     category_ids: list[int] = []
     masks: list[np.ndarray] = []
     for slot in place_slots(rng, image_size):
         objects = (draw_pair if slot.pair else draw_single)(rng, slot, scale)
-        # Two colours for every object, also for plain ones, so that colours tell no category.
-        colours = pick_colours(rng, 2 * len(objects), background[None]).reshape(-1, 2, 3)
         window = np.s_[slot.y : slot.y + slot.height, slot.x : slot.x + slot.width]
-        for (shape, texture, visible), pair in zip(objects, colours, strict=True):
-            period = rng.uniform(*TEXTURE_PERIOD) * scale
-            pattern = texture_pattern(rng, texture, slot.width, slot.height, period)
-            image[window][visible] = pair[pattern[visible].astype(np.intp)]
+        for shape, texture, visible in objects:
+            pattern = texture_pattern(rng, texture, slot.width, slot.height, scale)
+            image[window][visible] = pick_colours(rng)[pattern[visible].astype(np.intp)]
             mask = np.zeros((image_size, image_size), bool)
             mask[window] = visible
             masks.append(mask)
@@ -551,7 +538,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the synthetic data set 'shapes'.")
     parser.add_argument(
         "--root",
-        default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
+        default=os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")),
         help="directory of the data sets (default: $DETECTRON2_DATASETS, or 'datasets')",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -21,6 +21,9 @@ import sys
 import time
 from pathlib import Path
 
+import maskx_d2  # noqa: F401  before detectron2, whose warnings it keeps off the screen
+
+# isort: split
 from detectron2.config import LazyConfig
 from report import evaluate, write_report
 from tqdm import tqdm
@@ -34,10 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="of both trainings (1)")
     parser.add_argument(
-        "--output", type=Path, default=Path("output/shapes"), help="(output/shapes)"
+        "--output", type=Path, default=ROOT / "output" / "demo", help="(output/demo)"
     )
     args = parser.parse_args()
-    output = args.output if args.output.is_absolute() else ROOT / args.output
+    output = args.output.resolve()
+    os.chdir(ROOT)  # where ./datasets is
 
     start = time.time()
     _step(1, "the shapes data set")
@@ -63,21 +67,20 @@ def _step(number: int, what: str) -> None:
 
 def _forget_if_changed(output: Path, seed: int) -> None:
     """Runs of other settings or of another data set must not be taken for these."""
+    data = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), "shapes")
+    sources = [*Path("configs/shapes").glob("*.py"), *Path("maskx_d2").rglob("*.py")]
     settings = hashlib.sha256(str(seed).encode())
-    for path in sorted((ROOT / "configs" / "shapes").glob("*.py")):
+    for path in sorted([*sources, *(data / "annotations").glob("*.json")]):
         settings.update(path.read_bytes())
-    settings.update((_data_root() / "shapes/annotations/instances_train.json").read_bytes())
     stamp = output / "settings.sha256"
-    if output.exists() and (not stamp.exists() or stamp.read_text() != settings.hexdigest()):
-        print("The settings or the data have changed since the last run: starting again.")
+    if not stamp.exists() and output.exists() and any(output.iterdir()):
+        sys.exit(f"{output} holds something that is not of this demo; give another --output.")
+    if stamp.exists() and stamp.read_text() != settings.hexdigest():
+        print("The code, the settings or the data have changed since the last run: starting again.")
         for method in METHODS:
             shutil.rmtree(output / method, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     stamp.write_text(settings.hexdigest())
-
-
-def _data_root() -> Path:
-    return ROOT / os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
 def _train_all(output: Path, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 
 __all__: list[str] = []
@@ -33,6 +34,13 @@ def _quiet_dependencies() -> None:
         warnings.filterwarnings("ignore", message=message, category=category)
 
 
+def _quiet_torch_fx() -> None:
+    # The same message as a log record, in newer versions of torch.
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(
+        lambda record: "is_fx_tracing will return true" not in record.getMessage()
+    )
+
+
 def _require(module: str, command: str) -> None:
     try:
         importlib.import_module(module)
@@ -42,7 +50,15 @@ def _require(module: str, command: str) -> None:
         raise ImportError(f"maskx_d2 needs {module}, which {reason}; run: {command}") from None
 
 
+def _require_torch_2() -> None:
+    version = importlib.import_module("torch").__version__
+    if int(version.split(".")[0]) < 2:
+        raise ImportError(f"maskx_d2 needs torch 2.0 or newer, not {version}; run: {_TORCH} -U")
+
+
 _quiet_dependencies()
+_quiet_torch_fx()
 _require("torch", _TORCH)
+_require_torch_2()
 _require("torchvision", f"{_TORCH} --upgrade --force-reinstall")
 _require("detectron2", _DETECTRON2)

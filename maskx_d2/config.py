@@ -21,7 +21,7 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.TRANSFER_INPUT = "cls+box"
     # Widths of T's hidden layers: [] is one layer, [256] two, [256, 256] three (Table 1b).
     cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS = [256]
-    # Slope of the LeakyReLU after each hidden layer; 0.0 is ReLU (Table 1b).
+    # Slope of the LeakyReLU after each hidden layer, a float; 0.0 is ReLU (Table 1b).
     cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE = 0.1
     # Cut the gradient between T and the box head; needed in end-to-end training (Table 1d).
     cfg.MODEL.MASKX.STOP_GRAD = True

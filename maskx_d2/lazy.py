@@ -8,16 +8,27 @@ from typing import Any
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
     MaskRCNNConvUpsampleHead,
+    Res5ROIHeads,
     StandardROIHeads,
 )
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from .modeling import MaskXCascadeROIHeads, MaskXConvUpsampleHead, MaskXROIHeads
+from .modeling import (
+    MaskXCascadeROIHeads,
+    MaskXConvUpsampleHead,
+    MaskXMixin,
+    MaskXRes5ROIHeads,
+    MaskXROIHeads,
+)
 
 __all__ = ["apply_maskx"]
 
-_MASKX_ROI_HEADS = {StandardROIHeads: MaskXROIHeads, CascadeROIHeads: MaskXCascadeROIHeads}
+_MASKX_ROI_HEADS = {
+    StandardROIHeads: MaskXROIHeads,
+    CascadeROIHeads: MaskXCascadeROIHeads,
+    Res5ROIHeads: MaskXRes5ROIHeads,
+}
 
 
 def apply_maskx(
@@ -49,18 +60,22 @@ def apply_maskx(
     mask_head = roi_heads.get("mask_head") if roi_heads is not None else None
     if mask_head is None:
         raise ValueError("apply_maskx needs a model with roi_heads.mask_head (a Mask R-CNN).")
-    maskx_roi_heads = _MASKX_ROI_HEADS.get(_target(roi_heads))
+    maskx_roi_heads = _target(roi_heads)
+    if not issubclass(maskx_roi_heads, MaskXMixin):
+        maskx_roi_heads = _MASKX_ROI_HEADS.get(maskx_roi_heads)
     if maskx_roi_heads is None:
         raise ValueError(
-            f"roi_heads {_target(roi_heads).__name__} have no Mask^X form: derive one with "
-            "`class MyROIHeads(MaskXMixin, ...)` and set it as roi_heads._target_."
+            f"roi_heads {_target(roi_heads).__name__} have no Mask^X form: derive one, "
+            "`class MyMaskXROIHeads(MaskXMixin, …)`, set it as roi_heads._target_, apply again."
         )
-    if _target(mask_head) is not MaskRCNNConvUpsampleHead:
+    replaceable = _target(mask_head) is MaskRCNNConvUpsampleHead
+    if not (replaceable or issubclass(_target(mask_head), MaskXConvUpsampleHead)):
         raise ValueError(
             f"mask head {_target(mask_head).__name__} has no Mask^X form; "
             "apply_maskx replaces MaskRCNNConvUpsampleHead."
         )
-    mask_head._target_ = MaskXConvUpsampleHead
+    if replaceable:
+        mask_head._target_ = MaskXConvUpsampleHead
     mask_head.pop("num_classes", None)
     mask_head.mlp_branch = mlp_branch
     roi_heads._target_ = maskx_roi_heads

@@ -2,7 +2,7 @@
 Which categories have masks (set A) and which have boxes only (set B).
 
 A split is a statement about category **names**, so that it survives another order of the
-categories, a subset of them, or another data set that uses the same names. Only the data and the
+categories, or another data set that uses the same names. Only the data and the
 evaluation know about it: the model never does.
 
 Set A and set B are the paper's names ("Learning to Segment Every Thing", section 3).
@@ -131,7 +131,7 @@ def load_split(path: str | PathLike[str]) -> ClassSplit:
     if not path.is_file():
         raise FileNotFoundError(f"category split file '{path}' does not exist.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as e:
         raise ValueError(f"category split file '{path}' is not valid JSON: {e}.") from e
     if not isinstance(content, dict):
@@ -230,7 +230,7 @@ def coco_nonvoc2voc(thing_classes: Sequence[str]) -> ClassSplit:
 
 # The generated data set of datasets/make_shapes.py: every category is a texture on a shape.
 SHAPES = ("disk", "square", "triangle", "star", "cross", "ring", "heart", "crescent", "arrow")
-TEXTURES = ("plain", "banded", "striped", "speckled")
+TEXTURES = ("light", "dark", "speckled", "striped")
 SHAPES_CLASSES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
 
 

@@ -15,9 +15,12 @@ site=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 unpacked=$(mktemp -d)
 trap 'rm -rf "$unpacked"' EXIT
 # The wheel is tagged for CPython 3.10, its Python files run on any version.
-"$python" -m pip install --quiet --no-deps --require-hashes --only-binary=:all: \
+"$python" -m pip install --no-cache-dir --quiet --no-deps --require-hashes --only-binary=:all: \
     --python-version 3.10 --target "$unpacked" -r "$here/requirements/detectron2.txt"
 rm -f "$unpacked"/detectron2/_C.*.so
 cp "$unpacked"/sal_detectron2-*.dist-info/LICENSE "$unpacked/detectron2/LICENSE"
-cp -r "$unpacked/detectron2" "$site/"
+# In one step: a copy that was interrupted must not pass for an installation.
+rm -rf "$site/.detectron2.part"
+cp -r "$unpacked/detectron2" "$site/.detectron2.part"
+mv "$site/.detectron2.part" "$site/detectron2"
 echo "detectron2 installed into $site."

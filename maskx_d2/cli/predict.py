@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("images", nargs="*", help="image files")
     parser.add_argument("--config-file", required=True, help="the model's config, .yaml or .py")
-    parser.add_argument("--weights", help="a checkpoint, in place of the config's")
+    parser.add_argument("--weights", required=True, help="the model's checkpoint, .pth or .pkl")
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--dataset", help="a registered data set to draw, in place of image files")
     parser.add_argument("--limit", type=int, help="only the first so many images of --dataset")
@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     if bool(args.images) == bool(args.dataset):
         args.parser.error("give either image files or --dataset")
-    for path in [args.config_file, *([args.weights] if args.weights else []), *args.images]:
+    for path in (args.config_file, args.weights, *args.images):
         if "://" not in path and not Path(path).is_file():
             args.parser.error(f"file '{path}' does not exist")
     records = list(_records(args))

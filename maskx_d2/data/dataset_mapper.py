@@ -9,6 +9,7 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.structures import BoxMode
+from pycocotools.mask import encode
 
 from .partial_masks import box_polygon, has_mask, usable_polygons
 
@@ -36,8 +37,8 @@ class PartialMaskDatasetMapper(DatasetMapper):
             sample: dict[str, Any] = super().__call__(dataset_dict)
         except FileNotFoundError as e:
             raise FileNotFoundError(
-                f"image {dataset_dict.get('image_id')}: file '{dataset_dict['file_name']}' does "
-                "not exist; put it there or take the image out of the data set."
+                f"image {dataset_dict.get('image_id')}: file '{e.filename}' does not exist; "
+                "put it there or take the image out of the data set."
             ) from e
         return sample
 
@@ -70,19 +71,15 @@ class PartialMaskDatasetMapper(DatasetMapper):
             annotations, image_shape, mask_format=self.instance_mask_format
         )
         if annotations:
-            instances.gt_has_mask = torch.tensor(supervised)
+            # A mask that a crop or a coarse grid has emptied is none; its box stays.
+            instances.gt_has_mask = torch.tensor(supervised) & instances.gt_masks.nonempty()
             if self.recompute_boxes:
                 # After a crop, the tight box of what is left of an object comes from its mask.
                 # Without a mask, the clipped box is the best there is.
                 tight = instances.gt_masks.get_bounding_boxes().tensor
                 boxes = instances.gt_boxes.tensor
                 boxes[instances.gt_has_mask] = tight[instances.gt_has_mask].to(boxes.dtype)
-        # Boxes decide which instances are left: a mask that a coarse grid or a crop emptied makes
-        # its instance one without a mask, not one less.
-        instances = utils.filter_empty_instances(instances, by_mask=False)
-        if instances.has("gt_has_mask"):
-            instances.gt_has_mask = instances.gt_has_mask & instances.gt_masks.nonempty()
-        dataset_dict["instances"] = instances
+        dataset_dict["instances"] = utils.filter_empty_instances(instances, by_mask=False)
 
 
 def _provide_mask(annotation: dict[str, Any]) -> bool:
@@ -92,6 +89,8 @@ def _provide_mask(annotation: dict[str, Any]) -> bool:
         annotation["segmentation"] = [box_polygon(box)]
         return False
     segmentation = annotation["segmentation"]
+    if isinstance(segmentation, np.ndarray):  # which detectron2 transforms as RLE only
+        annotation["segmentation"] = encode(np.asfortranarray(segmentation, dtype=np.uint8))
     if isinstance(segmentation, (list, tuple)):
         annotation["segmentation"] = [
             np.asarray(p, dtype=np.float64) for p in usable_polygons(segmentation)

@@ -67,17 +67,29 @@ def register_partial(
         raise ValueError(f"data set '{name}' is registered already; choose another name.")
     if not isinstance(split, ClassSplit) and not callable(split):
         split = load_split(split)
-    DatasetCatalog.register(name, partial(_load_partial, name, base, split, keep_masks))
-    metadata = MetadataCatalog.get(name)
-    metadata.set(base_dataset=base, has_masks_of_boxes_only=keep_masks)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)  # of a data set that was registered, and removed, before
+    MetadataCatalog.get(name).set(base_dataset=base, has_masks_of_boxes_only=keep_masks)
     if base in DatasetCatalog.list():
         _inherit_metadata(name, base, split)
+    # Last, so that nothing is registered when the split is wrong.
+    DatasetCatalog.register(name, partial(_load_partial, name, base, split, keep_masks))
 
 
 def class_split_of(dataset_name: str) -> ClassSplit | None:
-    """The split that a data set was registered with, or None if it has none."""
-    split: ClassSplit | None = MetadataCatalog.get(dataset_name).get("class_split")
+    """
+    The split that a data set was registered with, or None if it has none.
+
+    Where the data set's categories are known only once it is loaded, it is loaded.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("base_dataset") and metadata.get("class_split") is None:
+        DatasetCatalog.get(dataset_name)
+    split: ClassSplit | None = metadata.get("class_split")
     return split
+
+
+_OWN_KEYS = ("name", "base_dataset", "has_masks_of_boxes_only", "class_split")
 
 
 def _load_partial(
@@ -88,7 +100,7 @@ def _load_partial(
     _check_files_exist(name, base)
     dataset_dicts: list[dict[str, Any]] = DatasetCatalog.get(base)
     _inherit_metadata(name, base, split)
-    class_split = class_split_of(name)
+    class_split: ClassSplit | None = MetadataCatalog.get(name).get("class_split")
     if class_split is None:
         raise ValueError(
             f"data set '{base}' does not name its categories; set "
@@ -105,7 +117,8 @@ def _inherit_metadata(name: str, base: str, split: ClassSplit | SplitFunction) -
     """Give ``name`` what is known of ``base`` by now: some of it appears when the base loads."""
     metadata = MetadataCatalog.get(name)
     for key, value in MetadataCatalog.get(base).as_dict().items():
-        if key != "name" and metadata.get(key) is None:
+        # A base may itself be partial; its split is not this one's.
+        if key not in _OWN_KEYS and metadata.get(key) is None:
             metadata.set(**{key: value})
     thing_classes = metadata.get("thing_classes")
     if thing_classes and metadata.get("class_split") is None:
@@ -121,7 +134,8 @@ def _check_files_exist(name: str, base: str) -> None:
         if path is not None and "://" not in str(path) and not kind(Path(path)):
             raise FileNotFoundError(
                 f"data set '{name}' needs '{path}' ({key} of '{base}'), which does not exist; "
-                "put the data there or set DETECTRON2_DATASETS to the folder that holds it."
+                f"put the data there, or register '{base}' with the right path (for detectron2's "
+                "own data sets: set DETECTRON2_DATASETS)."
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable
 
 import torch
@@ -15,6 +16,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ..config import add_maskx_config
+from .lazy_main import is_lazy
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -50,26 +52,28 @@ class LoadedModel:
         return self.model([self.mapper(dict(record))])[0]["instances"].to("cpu")
 
 
-def load_model(
-    config_file: str, weights: str | None = None, opts: Sequence[str] = ()
-) -> LoadedModel:
+def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> LoadedModel:
     """
     Build the model of a config and load its checkpoint. A GPU is used where there is one.
 
     Args:
         config_file: ``.yaml`` or ``.py``; the ``config.yaml`` that a run leaves does as well.
-        weights: the checkpoint; by default the config's.
+        weights: the checkpoint.
         opts: overrides of the config, as on the command line of ``train_net.py``.
 
     Raises:
         FileNotFoundError: if the config file or the checkpoint does not exist.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if _is_lazy(config_file):
+    for path in (config_file, weights):
+        if "://" not in path and not Path(path).is_file():
+            raise FileNotFoundError(f"file '{path}' does not exist.")
+    if is_lazy(config_file):
         lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
         model = instantiate(lazy.model).to(device)
         mapper = instantiate(lazy.dataloader.test.mapper)
-        dataset, default_weights = lazy.dataloader.test.dataset.names, lazy.train.init_checkpoint
+        names = lazy.dataloader.test.dataset.names
+        datasets = [names] if isinstance(names, str) else list(names)
     else:
         cfg = get_cfg()
         add_maskx_config(cfg)
@@ -78,17 +82,9 @@ def load_model(
         cfg.merge_from_list(list(opts))
         model = build_model(cfg)
         mapper = DatasetMapper(cfg, is_train=False)
-        dataset, default_weights = cfg.DATASETS.TEST[0], cfg.MODEL.WEIGHTS
-    DetectionCheckpointer(model).load(weights or default_weights)
-    metadata = MetadataCatalog.get(dataset)
-    if not metadata.get("thing_classes") and dataset in DatasetCatalog.list():
-        DatasetCatalog.get(dataset)  # a COCO JSON names its categories when it is loaded
+        datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    DetectionCheckpointer(model).load(weights)
+    metadata = MetadataCatalog.get(datasets[0])
+    if not metadata.get("thing_classes") and datasets[0] in DatasetCatalog.list():
+        DatasetCatalog.get(datasets[0])  # a COCO JSON names its categories when it is loaded
     return LoadedModel(model.eval(), mapper, metadata)
-
-
-def _is_lazy(config_file: str) -> bool:
-    """Whether it is a LazyConfig: a Python file, or the yaml that a LazyConfig run leaves."""
-    if config_file.endswith(".py"):
-        return True
-    with open(config_file, encoding="utf-8") as f:
-        return any(line.startswith(("dataloader:", "lr_multiplier:")) for line in f)

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.engine import default_argument_parser, launch
 
-from .lazy_main import lazy_main
+from .lazy_main import is_lazy, lazy_main
 from .yaml_main import yaml_main
 
 __all__ = ["main", "run"]
@@ -17,7 +17,7 @@ __all__ = ["main", "run"]
 
 def main(args: argparse.Namespace) -> Any:
     """Train or evaluate in this process; ``args`` are of detectron2's own argument parser."""
-    return lazy_main(args) if args.config_file.endswith(".py") else yaml_main(args)
+    return lazy_main(args) if is_lazy(args.config_file) else yaml_main(args)
 
 
 def run(argv: Sequence[str] | None = None) -> Any:

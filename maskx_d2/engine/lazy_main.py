@@ -22,11 +22,23 @@ from detectron2.engine import (
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
-__all__ = ["lazy_main"]
+from ..data import PartialMaskDatasetMapper
+from ..modeling import check_supervised_masks_only
+
+__all__ = ["is_lazy", "lazy_main"]
+
+
+def is_lazy(config_file: str) -> bool:
+    """Whether it is a LazyConfig: a Python file, or the yaml that a run of one leaves."""
+    if config_file.endswith(".py"):
+        return True
+    with PathManager.open(config_file, "r") as f:
+        return any(line.startswith(("dataloader:", "lr_multiplier:")) for line in f)
 
 
 def lazy_main(args: argparse.Namespace) -> Any:
@@ -45,26 +57,30 @@ def lazy_main(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
-    # The optimizer's parameter groups come from the bare model's modules.
-    cfg.optimizer.params.model = getattr(model, "module", model)
+    bare_model = getattr(model, "module", model)
+    train_loader = instantiate(cfg.dataloader.train)
+    if isinstance(instantiate(cfg.dataloader.train.mapper), PartialMaskDatasetMapper):
+        check_supervised_masks_only(bare_model)
+    cfg.optimizer.params.model = bare_model
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
-        model, instantiate(cfg.dataloader.train), instantiate(cfg.optimizer)
+        model, train_loader, instantiate(cfg.optimizer)
     )
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    main_only: list[Any] = []
-    if comm.is_main_process():
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-        main_only = [
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
-            hooks.PeriodicWriter(writers, period=cfg.train.log_period),
-        ]
+    main_process = comm.is_main_process()
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            *main_only[:1],
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
+            if main_process
+            else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)),
-            *main_only[1:],
+            hooks.PeriodicWriter(
+                default_writers(cfg.train.output_dir, cfg.train.max_iter),
+                period=cfg.train.log_period,
+            )
+            if main_process
+            else None,
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)

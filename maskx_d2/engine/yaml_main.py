@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from ..config import add_maskx_config
 from .trainer import MaskXTrainer
@@ -42,6 +45,18 @@ def yaml_main(args: argparse.Namespace) -> Any:
         cfg.MODEL.WEIGHTS, resume=args.resume
     )
     results = MaskXTrainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(_test_with_augmentation(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
+
+
+def _test_with_augmentation(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """The results of detectron2's test-time augmentation, as ``<task>_TTA``."""
+    evaluators = [
+        MaskXTrainer.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
+        for name in cfg.DATASETS.TEST
+    ]
+    results = MaskXTrainer.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+    return {f"{task}_TTA": metrics for task, metrics in results.items()}

@@ -9,7 +9,7 @@ import itertools
 import logging
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
 from tabulate import tabulate
@@ -58,8 +58,10 @@ class SplitCOCOEvaluator(COCOEvaluator):
         super().__init__(dataset_name, *args, **kwargs)
         self._class_split = class_split or class_split_of(dataset_name)
         if self._class_split is not None:
+            if not metadata.get("thing_classes"):
+                DatasetCatalog.get(dataset_name)  # a COCO JSON names them when it is loaded
             self._class_split.indices(metadata.thing_classes)
-        self._ground_truth = {"bbox": self._coco_api, "segm": _ignore_maskless(self._coco_api)}
+        self._mask_ground_truth = _ignore_maskless(self._coco_api)
 
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`; logs one table of all, A and B."""
@@ -70,14 +72,20 @@ class SplitCOCOEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
         """See :meth:`COCOEvaluator._eval_predictions`; boxes and masks each on their truth."""
+        if self._mask_ground_truth is None:
+            return super()._eval_predictions(predictions, img_ids)
+        all_tasks, box_ground_truth = self._tasks, self._coco_api
         results = list(itertools.chain(*(p["instances"] for p in predictions)))
-        tasks = self._tasks
-        for task in tasks or self._tasks_from_predictions(results):
-            self._tasks = (task,)
-            self._coco_api = self._ground_truth.get(task, self._ground_truth["bbox"])
-            # The parent maps category ids in place.
+        tasks = tuple(all_tasks or self._tasks_from_predictions(results))
+        try:
+            self._tasks = tuple(t for t in tasks if t != "segm")
+            # A copy, because the parent maps category ids in place.
             super()._eval_predictions(copy.deepcopy(predictions), img_ids)
-        self._tasks = tasks
+            if "segm" in tasks:
+                self._tasks, self._coco_api = ("segm",), self._mask_ground_truth
+                super()._eval_predictions(predictions, img_ids)
+        finally:
+            self._tasks, self._coco_api = all_tasks, box_ground_truth
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
@@ -111,12 +119,16 @@ class SplitCOCOEvaluator(COCOEvaluator):
         ]
 
 
-def _ignore_maskless(coco_api: COCO) -> COCO:
-    """The ground truth with every instance that has no mask turned into a crowd on its box."""
+def _ignore_maskless(coco_api: COCO) -> COCO | None:
+    """
+    The ground truth with every instance that has no mask turned into a crowd on its box.
+
+    None where all instances have masks.
+    """
     dataset = coco_api.dataset
     maskless = [a for a in dataset.get("annotations", ()) if not has_mask(a)]
     if not maskless:
-        return coco_api
+        return None
     logger.warning(
         f"{len(maskless)} of {len(dataset['annotations'])} ground-truth instances have no mask: "
         "for mask AP, detections on them count neither as right nor as wrong."

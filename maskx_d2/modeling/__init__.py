@@ -5,10 +5,13 @@ from .mask_head import MaskXConvUpsampleHead
 from .roi_heads import (
     MaskXCascadeROIHeads,
     MaskXMixin,
+    MaskXRes5ROIHeads,
     MaskXROIHeads,
     SupervisedMasksCascadeROIHeads,
     SupervisedMasksOnly,
+    SupervisedMasksRes5ROIHeads,
     SupervisedMasksROIHeads,
+    check_supervised_masks_only,
     select_supervised,
 )
 from .weight_transfer import WeightTransfer
@@ -19,10 +22,13 @@ __all__ = [
     "MaskXConvUpsampleHead",
     "MaskXMixin",
     "MaskXROIHeads",
+    "MaskXRes5ROIHeads",
     "SupervisedMasksCascadeROIHeads",
     "SupervisedMasksOnly",
     "SupervisedMasksROIHeads",
+    "SupervisedMasksRes5ROIHeads",
     "WeightTransfer",
+    "check_supervised_masks_only",
     "detection_weights",
     "select_supervised",
 ]

@@ -38,8 +38,8 @@ def detection_weights(
     """
     if source not in DETECTION_WEIGHT_SOURCES:
         raise ValueError(
-            f"unknown input of the weight transfer '{source}' (MODEL.MASKX.TRANSFER_INPUT); "
-            f"choose one of {', '.join(DETECTION_WEIGHT_SOURCES)}."
+            f"unknown input of the weight transfer '{source}' (MODEL.MASKX.TRANSFER_INPUT, or "
+            f"transfer_input of apply_maskx); choose one of {', '.join(DETECTION_WEIGHT_SOURCES)}."
         )
     cls_score = _weight(box_predictor, "cls_score")
     num_classes = len(cls_score) - 1
@@ -52,7 +52,7 @@ def detection_weights(
             raise ValueError(
                 f"input '{source}' of the weight transfer needs box regression weights for each "
                 f"of the {num_classes} categories, but bbox_pred has {len(bbox_pred)} rows in all: "
-                "set MODEL.MASKX.TRANSFER_INPUT to cls, or "
+                "set MODEL.MASKX.TRANSFER_INPUT (transfer_input of apply_maskx) to cls, or "
                 "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG to False."
             )
         parts.append(bbox_pred.reshape(num_classes, -1))

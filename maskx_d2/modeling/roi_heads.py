@@ -3,7 +3,8 @@ ROI heads for partial mask supervision, as two mixins over detectron2's.
 
 ``SupervisedMasksOnly`` trains the mask head on the RoIs that have a mask, whatever the head is.
 ``MaskXMixin`` adds the weight transfer function T of Mask^X R-CNN. Both work on ROI heads that
-keep detectron2's ``_forward_mask`` and ``mask_head``, so one line makes a variant of your own::
+call ``self.mask_head(features, instances)``, as all of detectron2's do, so one line makes a
+variant of your own::
 
     @ROI_HEADS_REGISTRY.register()
     class MyMaskXROIHeads(MaskXMixin, MyROIHeads):
@@ -17,7 +18,12 @@ from typing import Any, Dict, List
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    CascadeROIHeads,
+    Res5ROIHeads,
+    StandardROIHeads,
+)
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -30,9 +36,12 @@ __all__ = [
     "MaskXCascadeROIHeads",
     "MaskXMixin",
     "MaskXROIHeads",
+    "MaskXRes5ROIHeads",
     "SupervisedMasksCascadeROIHeads",
     "SupervisedMasksOnly",
     "SupervisedMasksROIHeads",
+    "SupervisedMasksRes5ROIHeads",
+    "check_supervised_masks_only",
     "select_supervised",
 ]
 
@@ -50,38 +59,55 @@ def select_supervised(proposals: List[Instances], num_classes: int) -> List[Inst
     Returns:
         N images' RoIs, of which each has a mask to learn from. It may be that none has.
     """
-    selected = []
-    for p in proposals:
-        keep = (p.gt_classes >= 0) & (p.gt_classes < num_classes)
-        if p.has("gt_has_mask"):
-            keep &= p.gt_has_mask
-        elif not p.has("gt_masks"):
-            keep &= False
-        selected.append(p[keep])
-    return selected
+    return [p[_is_supervised(p, num_classes)] for p in proposals]
+
+
+def _is_supervised(proposals: Instances, num_classes: int) -> Tensor:
+    """Which of an image's R RoIs are foreground of an instance with a mask: bool (R,)."""
+    foreground = (proposals.gt_classes >= 0) & (proposals.gt_classes < num_classes)
+    if proposals.has("gt_has_mask"):
+        return foreground & proposals.gt_has_mask
+    return foreground if proposals.has("gt_masks") else torch.zeros_like(foreground)
 
 
 class SupervisedMasksOnly:
     """
-    Mixin over ROI heads with detectron2's ``_forward_mask``: RoIs without a mask stay out of it.
+    Mixin over ROI heads: RoIs without a mask stay out of the mask head's training.
 
-    They are taken out before their features are pooled, so they cost nothing. A batch without any
-    mask gives a loss of zero, and a gradient of zero to every mask parameter, which is what
-    distributed training needs.
+    A batch without any mask gives a loss of zero, and a gradient of zero to every mask parameter,
+    which is what distributed training needs.
     """
 
     training: bool
     num_classes: int
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.mask_on:  # type: ignore[attr-defined]
+            # On the mask head and not in one of the methods that call it: whichever ROI heads
+            # these are, no stand-in for a missing mask can reach a loss.
+            self.mask_head.register_forward_pre_hook(self._drop_unsupervised)  # type: ignore[attr-defined]
+
     def _forward_mask(self, features: Dict[str, Tensor], instances: List[Instances]) -> Any:
-        """See :meth:`StandardROIHeads._forward_mask`."""
+        """See :meth:`StandardROIHeads._forward_mask`; what has no mask is not even pooled."""
         if self.training and self.mask_on:  # type: ignore[attr-defined]
             instances = select_supervised(instances, self.num_classes)
-            num_supervised = sum(len(i) for i in instances)
-            get_event_storage().put_scalar(
-                "mask_head/num_supervised_rois", num_supervised / max(len(instances), 1)
-            )
         return super()._forward_mask(features, instances)  # type: ignore[misc]
+
+    def _drop_unsupervised(self, mask_head: nn.Module, args: tuple[Any, ...]) -> Any:
+        features, instances = args
+        if not self.training:
+            return args
+        keep = [_is_supervised(i, self.num_classes) for i in instances]
+        num_supervised = sum(int(k.sum()) for k in keep)
+        get_event_storage().put_scalar(
+            "mask_head/num_supervised_rois", num_supervised / max(len(instances), 1)
+        )
+        if num_supervised < sum(len(i) for i in instances):
+            instances = [i[k] for i, k in zip(instances, keep)]
+            if isinstance(features, Tensor):  # else a dict of the images' features
+                features = features[torch.cat(keep)]
+        return features, instances
 
 
 class MaskXMixin(SupervisedMasksOnly):
@@ -157,18 +183,22 @@ class MaskXMixin(SupervisedMasksOnly):
         While no gradient is asked for, it is a constant of the model: it is computed once and
         again only after the box predictor's or T's parameters have changed.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.jit.is_tracing():
             self._cached_class_weights = None
             return self.weight_transfer(self._class_vectors())
         parameters = [*self._last_box_predictor().parameters(), *self.weight_transfer.parameters()]
         # An optimizer's step, load_state_dict, an EMA's copy_ and a move to another device or
         # type each change one of these.
-        state = tuple((p.data_ptr(), p._version, p.dtype) for p in parameters)
+        state = tuple(
+            # Tensors made in inference mode have no version: they can't be changed in place.
+            (p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype)
+            for p in parameters
+        )
         if self._cached_class_weights is None or state != self._cached_for:
-            self._cached_for = state
             # In full precision, whatever the first caller's: the result outlives its autocast.
             with torch.autocast(parameters[0].device.type, enabled=False):
                 self._cached_class_weights = self.weight_transfer(self._class_vectors())
+            self._cached_for = state
         return self._cached_class_weights
 
     def train(self, mode: bool = True) -> Any:
@@ -208,6 +238,11 @@ class SupervisedMasksCascadeROIHeads(SupervisedMasksOnly, CascadeROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
+class SupervisedMasksRes5ROIHeads(SupervisedMasksOnly, Res5ROIHeads):
+    """Detectron2's C4 ROI heads, where some masks are missing."""
+
+
+@ROI_HEADS_REGISTRY.register()
 class MaskXROIHeads(MaskXMixin, StandardROIHeads):
     """Mask^X R-CNN: detectron2's standard ROI heads with a weight transfer function."""
 
@@ -215,3 +250,32 @@ class MaskXROIHeads(MaskXMixin, StandardROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class MaskXCascadeROIHeads(MaskXMixin, CascadeROIHeads):
     """Mask^X on detectron2's cascade ROI heads; T reads the last stage's box predictor."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class MaskXRes5ROIHeads(MaskXMixin, Res5ROIHeads):
+    """Mask^X on detectron2's C4 ROI heads."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.mask_head.mlp_branch is not None:
+            raise ValueError(
+                "the MLP branch does not fit C4 ROI heads, whose res5 halves the RoI features "
+                "after pooling; set MODEL.MASKX.MLP_BRANCH to False."
+            )
+
+
+def check_supervised_masks_only(model: nn.Module) -> None:
+    """
+    Refuse a model that would take the stand-ins for missing masks for real ones.
+
+    Raises:
+        ValueError: if the model's ROI heads train a mask head without :class:`SupervisedMasksOnly`.
+    """
+    roi_heads = getattr(model, "roi_heads", None)
+    if getattr(roi_heads, "mask_on", False) and not isinstance(roi_heads, SupervisedMasksOnly):
+        raise ValueError(
+            f"{type(roi_heads).__name__} would train on boxes as if they were the missing masks; "
+            "set MODEL.ROI_HEADS.NAME to SupervisedMasksROIHeads or MaskXROIHeads (for cascade "
+            "and C4: …CascadeROIHeads, …Res5ROIHeads), or mix SupervisedMasksOnly into your own."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -46,7 +47,7 @@ class WeightTransfer(nn.Sequential):
         if min(dims) < 1:
             raise ValueError(f"the dimensions of the weight transfer must be positive, got {dims}.")
         layers: list[nn.Module] = []
-        for d_in, d_out in zip(dims[:-1], dims[1:]):
+        for d_in, d_out in pairwise(dims):
             layers += [nn.Linear(d_in, d_out), nn.LeakyReLU(negative_slope)]
         super().__init__(*layers[:-1])
         for layer in self:

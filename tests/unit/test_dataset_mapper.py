@@ -36,7 +36,7 @@ def record(tmp_path):
             for i, box in enumerate(BOXES.values())
         ]
         for annotation, segmentation in zip(annotations, segmentations):
-            if segmentation != "missing":
+            if not (isinstance(segmentation, str) and segmentation == "missing"):
                 annotation["segmentation"] = segmentation
         return {
             "file_name": str(path),
@@ -108,15 +108,30 @@ def test_a_crop_tightens_the_boxes_of_masks_and_clips_the_others(record):
     assert tight.gt_boxes.tensor.tolist() == [[2, 2, 18, 10], [20, 4, 30, 30], [4, 22, 16, 29]]
 
 
-def test_an_object_cropped_away_goes_and_a_mask_cropped_away_leaves_its_box(record):
-    segmentations = [upper_half(BOXES["a"]), "missing", upper_half(BOXES["c"])]
-    below = [T.CropTransform(0, 12, 40, 28, SIZE, SIZE)]  # under the upper half of "a"
-    instances = mapper(below)(record(segmentations))["instances"]
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+@pytest.mark.parametrize("recompute_boxes", [False, True])
+def test_what_is_cropped_away_goes_and_a_mask_cropped_away_leaves_its_box(
+    record, recompute_boxes, mask_format
+):
+    def cropped(*args):
+        crop = [T.CropTransform(*args, SIZE, SIZE)]
+        segmentations = [upper_half(BOXES["a"]), "missing", upper_half(BOXES["c"])]
+        mapped = mapper(crop, mask_format, recompute_boxes=recompute_boxes)(record(segmentations))
+        return mapped["instances"]
+
+    instances = cropped(0, 12, 40, 28)  # under the upper half of "a"
     assert instances.gt_classes.tolist() == [0, 1, 2]
     assert instances.gt_has_mask.tolist() == [False, False, True]
-    right = [T.CropTransform(19, 0, 21, 40, SIZE, SIZE)]
-    instances = mapper(right)(record(segmentations))["instances"]
-    assert instances.gt_classes.tolist() == [1]
+    assert instances.gt_boxes.tensor[0].tolist() == [2, 0, 18, 6]
+    assert cropped(19, 0, 21, 40).gt_classes.tolist() == [1]
+
+
+def test_bitmaps_are_masks_too(record):
+    mask = np.zeros((SIZE, SIZE), dtype=bool)
+    mask[2:10, 2:18] = True
+    instances = mapper(mask_format="bitmask")(record([mask, "missing", "missing"]))["instances"]
+    assert instances.gt_has_mask.tolist() == [True, False, False]
+    assert instances.gt_masks.tensor[0].numpy().tolist() == mask.tolist()
 
 
 def test_equals_stock_mapper_where_every_instance_has_a_mask(record):

@@ -1,12 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 from conftest import write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from maskx_d2 import ClassSplit
-from maskx_d2.data import class_split_of, register_partial
+from maskx_d2.data import PartialMaskDatasetMapper, class_split_of, register_partial
 from maskx_d2.data.datasets import register_presets
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
@@ -70,6 +71,62 @@ def test_split_as_a_file_or_a_function(tmp_path):
     for name in ("from_file", "from_function"):
         DatasetCatalog.get(name)
         assert class_split_of(name) == SPLIT
+
+
+@pytest.mark.usefixtures("base")
+def test_a_mistake_can_be_corrected_and_a_name_used_again():
+    MetadataCatalog.get("base").thing_classes = ["cat", "dog", "cup", "car"]
+    with pytest.raises(ValueError, match="'cta'"):
+        register_partial("again", base="base", split=ClassSplit("s", {"cta"}, {"dog"}))
+    for split in (SPLIT, SPLIT.swapped("swapped")):
+        register_partial("again", base="base", split=split)
+        assert class_split_of("again") == split
+        for record in DatasetCatalog.get("again"):
+            for a in record["annotations"]:
+                name = MetadataCatalog.get("again").thing_classes[a["category_id"]]
+                assert ("segmentation" in a) is (name in split.with_masks)
+        DatasetCatalog.remove("again")
+
+
+@pytest.mark.usefixtures("base")
+def test_a_base_that_is_partial_itself_has_another_split():
+    register_partial("first", base="base", split=SPLIT, keep_masks=True)
+    register_partial("second", base="first", split=SPLIT.swapped("swapped"))
+    assert class_split_of("second").name == "swapped"
+    assert MetadataCatalog.get("second").has_masks_of_boxes_only is False
+
+
+@pytest.mark.usefixtures("base")
+def test_the_split_is_known_before_anyone_has_loaded_the_data():
+    register_partial("base_pets", base="base", split=SPLIT)
+    assert class_split_of("base_pets") == SPLIT
+
+
+@pytest.mark.usefixtures("no_registration_left")
+def test_poisoned_masks_of_b_leave_the_samples_bit_identical(tmp_path):
+    """From the JSON file to the training sample, masks of B make no difference."""
+    json_file, images = write_coco(tmp_path)
+    content = json.loads(json_file.read_text())
+    samples = {}
+    for poison in (False, True):
+        for a in content["annotations"]:
+            if poison and a["category_id"] in (7, 10):  # cup and car
+                a["segmentation"] = [[0, 0, 60, 0, 60, 40]]
+        poisoned = tmp_path / f"{poison}.json"
+        poisoned.write_text(json.dumps(content))
+        register_coco_instances(f"base{poison}", {}, str(poisoned), str(images))
+        register_partial(f"partial{poison}", base=f"base{poison}", split=SPLIT)
+        mapper = PartialMaskDatasetMapper(
+            is_train=True, augmentations=[], image_format="BGR", use_instance_mask=True
+        )
+        samples[poison] = [mapper(r)["instances"] for r in DatasetCatalog.get(f"partial{poison}")]
+    for clean, poisoned in zip(samples[False], samples[True]):
+        assert (
+            clean.gt_has_mask.tolist() == poisoned.gt_has_mask.tolist() == [True] * 2 + [False] * 2
+        )
+        assert clean.gt_boxes.tensor.equal(poisoned.gt_boxes.tensor)
+        for a, b in zip(clean.gt_masks.polygons, poisoned.gt_masks.polygons):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_any_registered_data_set_will_do_and_is_not_modified():

@@ -1,10 +1,16 @@
 import pytest
 from detectron2.config import LazyConfig, instantiate
 from detectron2.model_zoo import get_config
+from detectron2.modeling import StandardROIHeads
 from omegaconf import OmegaConf
 
 from maskx_d2 import apply_maskx, model_zoo
-from maskx_d2.modeling import MaskXCascadeROIHeads, MaskXConvUpsampleHead, MaskXROIHeads
+from maskx_d2.modeling import (
+    MaskXCascadeROIHeads,
+    MaskXConvUpsampleHead,
+    MaskXMixin,
+    MaskXROIHeads,
+)
 
 
 def test_options_reach_the_model():
@@ -29,7 +35,7 @@ def test_options_reach_the_model():
 def test_cascade_needs_cls_alone_and_says_so():
     model = get_config("common/models/cascade_rcnn.py").model
     apply_maskx(model)
-    with pytest.raises(ValueError, match="TRANSFER_INPUT to cls"):
+    with pytest.raises(ValueError, match="apply_maskx\\) to cls"):
         instantiate(model.roi_heads)
     model = apply_maskx(get_config("common/models/cascade_rcnn.py").model, transfer_input="cls")
     assert isinstance(instantiate(model.roi_heads), MaskXCascadeROIHeads)
@@ -43,12 +49,31 @@ def test_after_a_round_trip_through_yaml(tmp_path):
     assert apply_maskx(model).roi_heads._target_ is MaskXROIHeads
 
 
+def test_someone_elses_roi_heads():
+    class TheirROIHeads(StandardROIHeads):
+        pass
+
+    class TheirMaskXROIHeads(MaskXMixin, TheirROIHeads):
+        pass
+
+    model = get_config("common/models/mask_rcnn_fpn.py").model
+    model.roi_heads._target_ = TheirROIHeads
+    with pytest.raises(ValueError, match="roi_heads TheirROIHeads have no Mask\\^X form: derive"):
+        apply_maskx(model)
+    model.roi_heads._target_ = TheirMaskXROIHeads
+    heads = instantiate(apply_maskx(model, transfer_input="box").roi_heads)
+    assert type(heads) is TheirMaskXROIHeads
+    assert heads.transfer_input == "box"
+
+
+def test_mlp_branch():
+    model = apply_maskx(model_zoo.get_config("shapes/maskx.py").model, mlp_branch=True)
+    assert instantiate(model.roi_heads).mask_head.mlp_branch.out_features == 28 * 28
+
+
 def test_models_without_a_maskx_form_are_refused():
     with pytest.raises(ValueError, match=r"needs a model with roi_heads\.mask_head"):
         apply_maskx(get_config("common/models/retinanet.py").model)
-    model = model_zoo.get_config("shapes/maskx.py").model
-    with pytest.raises(ValueError, match="roi_heads MaskXROIHeads have no Mask\\^X form"):
-        apply_maskx(model)
     model = get_config("common/models/mask_rcnn_fpn.py").model
     model.roi_heads.mask_head._target_ = "detectron2.modeling.roi_heads.BaseMaskRCNNHead"
     with pytest.raises(ValueError, match="mask head BaseMaskRCNNHead has no Mask\\^X form"):

@@ -149,14 +149,16 @@ def test_channels_are_written_in_rgb_order(shapes: Path) -> None:
     assert all(r | a == r for a, r in zip(annotations, recorded, strict=True))
 
 
-def test_plain_objects_have_one_colour_and_others_two(coco: COCO, shapes: Path) -> None:
+def test_textures_are_told_by_light_and_dark(coco: COCO, shapes: Path) -> None:
     names = {c["id"]: c["name"] for c in coco.dataset["categories"]}
     for image in coco.loadImgs(coco.getImgIds()[:20]):
         pixels = cv2.imread(str(shapes / "train" / image["file_name"]))
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
             colours = np.unique(pixels[coco.annToMask(annotation) > 0], axis=0)
-            plain = names[annotation["category_id"]].startswith("plain")
-            assert len(colours) == (1 if plain else 2)
+            texture = names[annotation["category_id"]].split()[0]
+            tones = {"dark" if c.max() < 75 else "light" if c.min() > 180 else "?" for c in colours}
+            assert len(colours) == len(tones)
+            assert tones == ({texture} if texture in ("dark", "light") else {"dark", "light"})
 
 
 # ------------------------------------------------------------------------------------- pairs

@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from maskx_d2 import model_zoo
-from maskx_d2.modeling import MaskXROIHeads
+from maskx_d2.modeling import MaskXROIHeads, SupervisedMasksOnly
 
 
 def test_the_papers_configs_are_all_there():
@@ -29,6 +29,7 @@ def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     if "oracle" in name:
         assert cfg.DATASETS.TRAIN == ("coco_2017_train",)
         assert heads.mask_head.predictor.weight.shape == (80, 256, 1, 1)
+        assert isinstance(heads, SupervisedMasksOnly)
         return
     assert cfg.DATASETS.TRAIN == (f"coco_2017_train_{direction}",)
     if "class_agnostic" in name:

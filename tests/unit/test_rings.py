@@ -1,7 +1,7 @@
 """
 Imports go inward only. R0: standard library and numpy. R1: + torch. R2: + everything else.
 
-Docs: docs/DESIGN.md, "Rings".
+See docs/DESIGN.md, "Three principles".
 """
 
 import ast

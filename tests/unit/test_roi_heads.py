@@ -7,7 +7,12 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_model
 from detectron2.structures import Instances
 
-from maskx_d2.modeling import MaskXMixin, WeightTransfer, select_supervised
+from maskx_d2.modeling import (
+    MaskXMixin,
+    WeightTransfer,
+    check_supervised_masks_only,
+    select_supervised,
+)
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -17,7 +22,19 @@ CASCADE += ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
 AGNOSTIC = ("MODEL.ROI_HEADS.NAME", "SupervisedMasksROIHeads")
 AGNOSTIC += ("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
 AGNOSTIC += ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
-VARIANTS = {"maskx": MASKX, "cascade": CASCADE, "class-agnostic": AGNOSTIC}
+MLP = (*MASKX, "MODEL.MASKX.MLP_BRANCH", True)
+C4 = ("MODEL.ROI_HEADS.NAME", "MaskXRes5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["res4"])
+C4 += ("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", ["res4"])
+C4 += ("MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[16, 32]])
+C4 += ("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "MODEL.RESNETS.DEPTH", 50, "MODEL.RPN.HEAD_NAME")
+C4 += ("StandardRPNHead", "MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 4)
+VARIANTS = {
+    "maskx": MASKX,
+    "mlp": MLP,
+    "cascade": CASCADE,
+    "C4": C4,
+    "class-agnostic": AGNOSTIC,
+}
 
 
 def build(*opts):
@@ -93,14 +110,37 @@ def test_the_mask_loss_leaves_the_box_head_alone_with_stop_grad(variant, stop_gr
         assert parameter.grad.any(), name
 
 
-def test_unsupervised_rois_are_not_even_pooled():
+def test_unsupervised_rois_are_not_even_pooled(storage):
     model = build()
     pooled = []
     model.roi_heads.mask_pooler.register_forward_hook(lambda m, i, out: pooled.append(len(out)))
-    losses(model, make_batch(make_targets([True, False], [0, 1])))
-    losses(model, make_batch(make_targets([False, False], [0, 1])))
-    assert pooled[0] > 0
-    assert pooled[1] == 0
+    for has_mask in ([True, True], [True, False], [False, False]):
+        losses(model, make_batch(make_targets(has_mask, [0, 1])))
+        assert storage.latest()["mask_head/num_supervised_rois"][0] == pooled[-1]
+    assert pooled[0] > pooled[1] > pooled[2] == 0
+
+
+def test_stock_roi_heads_are_refused_with_samples_that_may_lack_masks():
+    check_supervised_masks_only(build())
+    check_supervised_masks_only(build(*AGNOSTIC))
+    check_supervised_masks_only(
+        build(*AGNOSTIC[2:], "MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.MASK_ON", False)
+    )
+    with pytest.raises(ValueError, match=r"StandardROIHeads would train on boxes as if"):
+        check_supervised_masks_only(
+            build(*AGNOSTIC[2:], "MODEL.ROI_HEADS.NAME", "StandardROIHeads")
+        )
+
+
+def test_mixed_precision_trains_and_leaves_full_precision_class_weights():
+    model = build()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = losses(model, make_batch(make_targets([True, False], [0, 1])))["loss_mask"]
+        loss.backward()
+        with torch.no_grad():
+            model.eval()([{"image": torch.rand(3, 64, 64) * 255}])
+            assert model.roi_heads.class_weights().dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.roi_heads.weight_transfer.parameters())
 
 
 def test_select_supervised():
@@ -183,6 +223,17 @@ def test_a_copy_has_class_weights_of_its_own():
     assert not torch.equal(twin.roi_heads.class_weights(), before)
 
 
+@torch.no_grad()
+def test_a_failure_leaves_no_stale_class_weights(monkeypatch):
+    heads = build().eval().roi_heads
+    before = heads.class_weights()
+    heads.weight_transfer[2].bias += 1
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(heads, "_class_vectors", lambda: 1 / 0)
+        heads.class_weights()
+    torch.testing.assert_close(heads.class_weights(), before + 1)
+
+
 def test_training_computes_them_with_a_gradient_after_an_inference():
     model = build()
     with torch.no_grad():
@@ -206,7 +257,7 @@ def test_inference_gives_masks_and_given_boxes_do_too():
 
 
 def test_bad_configurations_are_one_clear_sentence():
-    with pytest.raises(ValueError, match=r"set MODEL\.MASKX\.TRANSFER_INPUT to cls, or"):
+    with pytest.raises(ValueError, match=r"set MODEL\.MASKX\.TRANSFER_INPUT \(.*\) to cls, or"):
         build("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
     with pytest.raises(ValueError, match="unknown input of the weight transfer 'class'"):
         build("MODEL.MASKX.TRANSFER_INPUT", "class")
@@ -214,6 +265,8 @@ def test_bad_configurations_are_one_clear_sentence():
         build("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
     with pytest.raises(ValueError, match=r"set MODEL\.MASK_ON to True"):
         build("MODEL.MASK_ON", False)
+    with pytest.raises(ValueError, match="the MLP branch does not fit C4"):
+        build(*C4, "MODEL.MASKX.MLP_BRANCH", True)
 
 
 def test_one_line_makes_a_variant_of_someone_elses_roi_heads():

@@ -34,11 +34,18 @@ def _quiet_dependencies() -> None:
         warnings.filterwarnings("ignore", message=message, category=category)
 
 
-def _quiet_torch_fx() -> None:
-    # The same message as a log record, in newer versions of torch.
-    logging.getLogger("torch.fx._symbolic_trace").addFilter(
-        lambda record: "is_fx_tracing will return true" not in record.getMessage()
-    )
+# logger → start of a message: newer versions of torch log what older ones warned of.
+_LOGGED_NOISE = {
+    "torch.fx._symbolic_trace": "is_fx_tracing will return true",
+    "torch.utils.cpp_extension": "No CUDA runtime is found",  # on a CPU that is no news
+}
+
+
+def _quiet_logs() -> None:
+    for name, message in _LOGGED_NOISE.items():
+        logging.getLogger(name).addFilter(
+            lambda record, message=message: not record.getMessage().startswith(message)
+        )
 
 
 def _require(module: str, command: str) -> None:
@@ -57,7 +64,7 @@ def _require_torch_2() -> None:
 
 
 _quiet_dependencies()
-_quiet_torch_fx()
+_quiet_logs()
 _require("torch", _TORCH)
 _require_torch_2()
 _require("torchvision", f"{_TORCH} --upgrade --force-reinstall")

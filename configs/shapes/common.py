@@ -86,22 +86,23 @@ dataloader.test = L(build_detection_test_loader)(
     mapper=L(PartialMaskDatasetMapper)(is_train=False, augmentations=[], image_format="BGR"),
     num_workers=1,
 )
-dataloader.evaluator = L(SplitCOCOEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(SplitCOCOEvaluator)(
+    dataset_name="${..test.dataset.names}", tasks=("bbox", "segm")
+)
 
 train = get_config("common/train.py").train
 train.update(
     output_dir="output/shapes",
-    max_iter=1000,
+    max_iter=1200,
     eval_period=0,
     log_period=10,
     seed=1,
     device="cuda" if torch.cuda.is_available() else "cpu",
 )
-train.checkpointer.update(period=250, max_to_keep=1)
+train.checkpointer.update(period=200, max_to_keep=1)
 
-optimizer = get_config("common/optim.py").SGD
-optimizer.update(lr=0.05, momentum=0.9, weight_decay=1e-3)
-# T must not memorise the 27 categories of A: weight decay matters more here than on COCO.
+optimizer = get_config("common/optim.py").AdamW
+optimizer.update(lr=1e-3, weight_decay=0.05)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
     warmup_length=0.1,

@@ -85,8 +85,12 @@ def test_the_python_interface(trained, pets):
     ],
 )
 def test_usage_errors_are_one_line(tmp_path, argv, message, capsys):
-    config = tmp_path / "config.yaml"
+    config, weights = tmp_path / "config.yaml", tmp_path / "model.pth"
     config.write_text("")
+    weights.write_text("")
+    files = ["--config-file", str(config), "--weights", str(weights), "--output", str(tmp_path)]
     with pytest.raises(SystemExit):
-        main(["predict", "--config-file", str(config), "--output", str(tmp_path), *argv])
+        main(["predict", *files, *argv])
     assert message in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"file '.*gone\.pth' does not exist"):
+        load_model(str(config), str(tmp_path / "gone.pth"))

@@ -57,8 +57,8 @@ def main() -> None:
     """Train, evaluate and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--split", choices=SPLITS, default="voc2nonvoc")
-    parser.add_argument("--num-images", type=int, default=8)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--num-images", type=int, default=6)
+    parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", default="output/overfit")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
@@ -125,7 +125,7 @@ def configure(name: str, method: str, args: argparse.Namespace) -> CfgNode:
             *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.005, "SOLVER.STEPS", steps),
             *("SOLVER.MAX_ITER", args.iterations, "SOLVER.WARMUP_ITERS", args.iterations // 5),
             *("SOLVER.CHECKPOINT_PERIOD", 100, "DATALOADER.NUM_WORKERS", 1, "SEED", args.seed),
-            *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 128),
+            *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64),
             *("OUTPUT_DIR", str(Path(args.output, method.replace("^", "")))),
             *args.opts,
         ]

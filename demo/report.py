@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ from maskx_d2.evaluation import SplitCOCOEvaluator
 from maskx_d2.visualization import draw_annotations, draw_instances
 
 TEST_SET = "shapes_test_a27b9"
+PAIR_IOU = 0.8  # of the boxes of two objects in a pair
 NUM_PICTURES = 8
-SCALE = 2.5
+MIN_SCORE = 0.25  # two categories on one box share the classifier's confidence
+SCALE = 1.6
 
 
 def evaluate(run: Path) -> dict[str, dict[str, float]]:
@@ -38,7 +42,8 @@ def evaluate(run: Path) -> dict[str, dict[str, float]]:
     loader = instantiate(cfg.dataloader.test)
     evaluator = SplitCOCOEvaluator(TEST_SET, tasks=("bbox", "segm"), output_dir=str(run / "test"))
     bar = tqdm(loader, desc=f"{run.name:>14}", unit="image")
-    results: dict[str, dict[str, float]] = inference_on_dataset(loaded.model, bar, evaluator)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+        results: dict[str, dict[str, float]] = inference_on_dataset(loaded.model, bar, evaluator)
     results["given_boxes"] = _iou_on_given_boxes(loaded)
     return results
 
@@ -62,7 +67,7 @@ def _iou_on_given_boxes(loaded: LoadedModel) -> dict[str, float]:
         for mask, annotation, nearest in zip(masks, annotations, overlap.max(dim=1).values):
             name = metadata.thing_classes[annotation["category_id"]]
             group = "B" if name in metadata.class_split.boxes_only else "A"
-            group += ", pairs" if nearest > 0.8 else ", singles"
+            group += ", pairs" if nearest > PAIR_IOU else ", singles"
             truth = decode(annotation["segmentation"]).astype(bool)
             ious.setdefault(group, []).append((mask & truth).sum() / (mask | truth).sum())
     return {group: 100 * float(np.mean(values)) for group, values in ious.items()}
@@ -97,8 +102,8 @@ share a box, only the category tells them apart; where one stands alone, the box
 
 {_given_boxes_table(results, methods)}
 
-Predictions with a score of at least 0.5, and the ground truth. Green: A. Red: B. Most objects come
-in pairs on nearly the same box: only the category says which pixels belong to it.
+Predictions with a score of at least {MIN_SCORE}, and the ground truth, on the first test images
+that show an object of B in a pair. Green: A. Red: B.
 
 ![Predictions of the methods beside the ground truth](pictures.png)
 """
@@ -130,36 +135,59 @@ def _table(results: dict[str, dict[str, dict[str, float]]], methods: dict[str, s
 
 
 def _pictures(output: Path, methods: dict[str, str]) -> NDArray[np.uint8]:
-    """One row an image with an object of B, one column a method, and the ground truth."""
+    """For each image, the methods' predictions and the ground truth side by side."""
     metadata = MetadataCatalog.get(TEST_SET)
-    records = DatasetCatalog.get(TEST_SET)
-    of_b = {i for i, c in enumerate(metadata.thing_classes) if c in metadata.class_split.boxes_only}
-    chosen = [r for r in records if any(a["category_id"] in of_b for a in r["annotations"])]
+    of_b = metadata.class_split.indices(metadata.thing_classes)[1]
+    chosen = [r for r in DatasetCatalog.get(TEST_SET) if _shows_b_in_a_pair(r, of_b)]
     chosen = chosen[:NUM_PICTURES]
     images = [read_image(r["file_name"], format="RGB") for r in chosen]
-    columns = []
+    columns = {}
     for method, name in methods.items():
         run = output / method
         loaded = load_model(str(run / "config.yaml"), str(run / "model_final.pth"))
-        drawn = [
-            draw_instances(image, loaded.predict(record), metadata, scale=SCALE)
+        columns[name] = [
+            draw_instances(
+                image,
+                loaded.predict(record),
+                metadata,
+                min_score=MIN_SCORE,
+                labels=False,
+                scale=SCALE,
+            )
             for image, record in zip(images, chosen)
         ]
-        columns.append(_column(name, drawn))
-    truth = [
-        draw_annotations(image, record["annotations"], metadata, scale=SCALE)
+    columns["ground truth"] = [
+        draw_annotations(image, record["annotations"], metadata, labels=False, scale=SCALE)
         for image, record in zip(images, chosen)
     ]
-    columns.append(_column("ground truth", truth))
-    return np.concatenate(columns, axis=1)
+    half = (len(chosen) + 1) // 2
+    blocks = [
+        np.concatenate([_column(name, p[part]) for name, p in columns.items()], axis=1)
+        for part in (slice(half), slice(half, None))
+    ]
+    height = max(len(block) for block in blocks)
+    return np.concatenate([_pad(block, bottom=height - len(block)) for block in blocks], axis=1)
 
 
-def _column(title: str, pictures: list[Any]) -> NDArray[np.uint8]:
+def _shows_b_in_a_pair(record: dict[str, Any], of_b: list[int]) -> bool:
+    boxes = Boxes(
+        [
+            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+            for a in record["annotations"]
+        ]
+    )
+    overlap = pairwise_iou(boxes, boxes).fill_diagonal_(0).max(dim=1).values
+    return any(
+        a["category_id"] in of_b and o > PAIR_IOU for a, o in zip(record["annotations"], overlap)
+    )
+
+
+def _column(title: str, pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     head = np.full((36, pictures[0].shape[1], 3), 255, dtype=np.uint8)
     cv2.putText(head, title, (8, 25), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (0, 0, 0), 2, cv2.LINE_AA)
-    framed = [
-        cv2.copyMakeBorder(p, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255,) * 3) for p in pictures
-    ]
-    return np.concatenate(
-        [cv2.copyMakeBorder(head, 0, 0, 2, 2, cv2.BORDER_CONSTANT, value=(255,) * 3), *framed]
-    )
+    return np.concatenate([_pad(p, 2, 2, 2) for p in (head, *pictures)])
+
+
+def _pad(picture: Any, bottom: int = 2, left: int = 0, right: int = 8) -> NDArray[np.uint8]:
+    """A white margin of so many pixels."""
+    return np.pad(picture, ((0, bottom), (left, right), (0, 0)), constant_values=255)

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import maskx_d2  # noqa: F401  before detectron2, whose warnings it keeps off the screen
@@ -32,23 +33,28 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS = {"class_agnostic": "class-agnostic", "maskx": "Mask^X"}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run every step that has not been done yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seed", type=int, default=1, help="of both trainings (1)")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "output" / "demo", help="(output/demo)"
     )
-    args = parser.parse_args()
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="overrides of configs/shapes/*.py for both trainings, such as train.seed=2",
+    )
+    args = parser.parse_args(argv)
     output = args.output.resolve()
     os.chdir(ROOT)  # where ./datasets is
 
     start = time.time()
     _step(1, "the shapes data set")
-    subprocess.run([sys.executable, ROOT / "datasets" / "make_shapes.py"], check=True, cwd=ROOT)
+    make_data()
     _step(2, "training both methods, with masks for 27 of the 36 categories")
-    _forget_if_changed(output, args.seed)
-    _train_all(output, args.seed)
+    _forget_if_changed(output, args.opts)
+    _train_all(output, args.opts)
     _step(3, "evaluation on the test images")
     results = {}
     for method in METHODS:
@@ -61,15 +67,20 @@ def main() -> None:
     print(f"The pictures are in {os.path.relpath(report)} ({time.time() - start:.0f} s in all).")
 
 
+def make_data() -> None:
+    """Make the data set, if it is not there."""
+    subprocess.run([sys.executable, "datasets/make_shapes.py"], check=True)
+
+
 def _step(number: int, what: str) -> None:
     print(f"\n[{number}/3] {what}", flush=True)
 
 
-def _forget_if_changed(output: Path, seed: int) -> None:
+def _forget_if_changed(output: Path, opts: Sequence[str]) -> None:
     """Runs of other settings or of another data set must not be taken for these."""
     data = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), "shapes")
     sources = [*Path("configs/shapes").glob("*.py"), *Path("maskx_d2").rglob("*.py")]
-    settings = hashlib.sha256(str(seed).encode())
+    settings = hashlib.sha256(repr(opts).encode())
     for path in sorted([*sources, *(data / "annotations").glob("*.json")]):
         settings.update(path.read_bytes())
     stamp = output / "settings.sha256"
@@ -83,9 +94,9 @@ def _forget_if_changed(output: Path, seed: int) -> None:
     stamp.write_text(settings.hexdigest())
 
 
-def _train_all(output: Path, seed: int) -> None:
+def _train_all(output: Path, opts: Sequence[str]) -> None:
     """Train the methods side by side, each an ordinary run of train_net.py in its own folder."""
-    runs = [_Run(method, output / method, seed, i) for i, method in enumerate(METHODS)]
+    runs = [_Run(method, output / method, opts, i) for i, method in enumerate(METHODS)]
     try:
         while any(run.going() for run in runs):
             time.sleep(1)
@@ -101,12 +112,12 @@ def _train_all(output: Path, seed: int) -> None:
 class _Run:
     """One training in a process of its own, and its progress bar."""
 
-    def __init__(self, method: str, output: Path, seed: int, position: int) -> None:
+    def __init__(self, method: str, output: Path, opts: Sequence[str], position: int) -> None:
         self.method, self.output = method, output
         self.process: subprocess.Popen[bytes] | None = None
-        config = ROOT / "configs" / "shapes" / f"{method}.py"
+        config = str(ROOT / "configs" / "shapes" / f"{method}.py")
         self.bar = tqdm(
-            total=LazyConfig.load(str(config)).train.max_iter,
+            total=LazyConfig.apply_overrides(LazyConfig.load(config), list(opts)).train.max_iter,
             initial=max((int(e["iteration"]) + 1 for e in _losses(output)), default=0),
             desc=f"{METHODS[method]:>14}",
             unit="it",
@@ -119,7 +130,7 @@ class _Run:
         command = [
             *(sys.executable, ROOT / "train_net.py", "--resume"),
             *("--config-file", config),
-            *(f"train.output_dir={output}", f"train.seed={seed}"),
+            *(*opts, f"train.output_dir={output}"),
         ]
         # Two runs share the CPU: more threads each would only get into each other's way.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}

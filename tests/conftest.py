@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from maskx_d2 import model_zoo
 torch.set_num_threads(2)
 
 NUM_CLASSES = 4
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +151,15 @@ def changed(tensor: torch.Tensor, by: float = 1.0) -> Iterator[None]:
         tensor += by
         yield
         tensor.copy_(before)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A folder for DETECTRON2_DATASETS with a few images of the shapes data set."""
+    script = REPOSITORY / "datasets" / "make_shapes.py"
+    spec = importlib.util.spec_from_file_location("make_shapes", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    root = tmp_path_factory.mktemp("datasets")
+    module.make_shapes(root, num_images={"train": 24, "val": 6, "test": 6}, progress=False)
+    return root

@@ -3,12 +3,9 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import write_coco
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from conftest import REPOSITORY, write_coco
 
 
 @pytest.fixture

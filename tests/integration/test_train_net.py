@@ -1,6 +1,5 @@
 """Training as a user starts it: train_net.py on a config file, killed, resumed, evaluated."""
 
-import importlib.util
 import json
 import math
 import os
@@ -9,32 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from conftest import tiny_cfg, write_coco
+from conftest import REPOSITORY, tiny_cfg, write_coco
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
 
 from maskx_d2 import ClassSplit, engine
 from maskx_d2.data import register_partial
 from maskx_d2.evaluation import SplitCOCOEvaluator
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory) -> Path:
-    """A folder for DETECTRON2_DATASETS with a few images of the shapes data set."""
-    script = REPOSITORY / "datasets" / "make_shapes.py"
-    spec = importlib.util.spec_from_file_location("make_shapes", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    root = tmp_path_factory.mktemp("datasets")
-    module.make_shapes(root, num_images={"train": 24, "val": 6, "test": 6}, progress=False)
-    return root
 
 
 def start(shapes, output, *args, config="configs/shapes/maskx.py"):

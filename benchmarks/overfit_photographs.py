@@ -34,8 +34,8 @@ from maskx_d2.splits import coco_nonvoc2voc, coco_voc2nonvoc
 
 SPLITS = {"voc2nonvoc": coco_voc2nonvoc, "nonvoc2voc": coco_nonvoc2voc}
 METHODS = {
-    "class-agnostic": "class_agnostic_R_50_FPN_1x.yaml",
     "Mask^X": "maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+    "class-agnostic": "class_agnostic_R_50_FPN_1x.yaml",
 }
 
 
@@ -57,14 +57,16 @@ def main() -> None:
     """Train, evaluate and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--split", choices=SPLITS, default="voc2nonvoc")
-    parser.add_argument("--num-images", type=int, default=6)
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--num-images", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", default="output/overfit")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     args = parser.parse_args()
 
     register_handful(args.split, args.num_images)
+    headers = ["method", "box AP, A", "box AP, B"]
+    headers += [f"mask {m}, {s}" for s in "AB" for m in ("AP", "AP50", "AP75")]
     rows = []
     for method, config in METHODS.items():
         cfg = configure(f"coco/{args.split}/{config}", method, args)
@@ -81,10 +83,8 @@ def main() -> None:
             results = inference_on_dataset(trainer.model, loader, evaluator)
             masks = [results[t][m] for t in ("segm_A", "segm_B") for m in ("AP", "AP50", "AP75")]
             rows.append([name, results["bbox_A"]["AP"], results["bbox_B"]["AP"], *masks])
-    headers = ["method", "box AP, A", "box AP, B"]
-    headers += [f"mask {m}, {s}" for s in "AB" for m in ("AP", "AP50", "AP75")]
-    table = tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".1f")
-    Path(args.output, "results.md").write_text(table + "\n")
+        table = tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".1f")
+        Path(args.output, "results.md").write_text(table + "\n")
     print(f"\n{table}")
 
 
@@ -120,12 +120,15 @@ def configure(name: str, method: str, args: argparse.Namespace) -> CfgNode:
         [
             *("MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"),
             *("DATASETS.TRAIN", ("handful_train",), "DATASETS.TEST", ()),
-            *("INPUT.MIN_SIZE_TRAIN", (320,), "INPUT.MAX_SIZE_TRAIN", 480),
-            *("INPUT.MIN_SIZE_TEST", 320, "INPUT.MAX_SIZE_TEST", 480),
+            *("INPUT.MIN_SIZE_TRAIN", (256,), "INPUT.MAX_SIZE_TRAIN", 400),
+            *("INPUT.MIN_SIZE_TEST", 256, "INPUT.MAX_SIZE_TEST", 400),
             *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.005, "SOLVER.STEPS", steps),
-            *("SOLVER.MAX_ITER", args.iterations, "SOLVER.WARMUP_ITERS", args.iterations // 5),
+            *("SOLVER.MAX_ITER", args.iterations, "SOLVER.WARMUP_ITERS", args.iterations // 6),
             *("SOLVER.CHECKPOINT_PERIOD", 100, "DATALOADER.NUM_WORKERS", 1, "SEED", args.seed),
-            *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 64),
+            *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+            *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "MODEL.BACKBONE.FREEZE_AT", 5),
+            *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 32),
+            *("MODEL.ROI_HEADS.POSITIVE_FRACTION", 0.5),
             *("OUTPUT_DIR", str(Path(args.output, method.replace("^", "")))),
             *args.opts,
         ]

@@ -57,7 +57,7 @@ def main() -> None:
     """Train, evaluate and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--split", choices=SPLITS, default="voc2nonvoc")
-    parser.add_argument("--num-images", type=int, default=4)
+    parser.add_argument("--num-images", type=int, default=6)
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", default="output/overfit")

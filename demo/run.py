@@ -98,7 +98,7 @@ def _train_all(output: Path, opts: Sequence[str]) -> None:
     """Train the methods side by side, each an ordinary run of train_net.py in its own folder."""
     runs = [_Run(method, output / method, opts, i) for i, method in enumerate(METHODS)]
     try:
-        while any(run.going() for run in runs):
+        while sum(run.going() for run in runs):  # not any(): each must bring its bar up to date
             time.sleep(1)
     finally:
         for run in runs:

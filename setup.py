@@ -27,7 +27,7 @@ setup(
     packages=find_packages(include=["maskx_d2", "maskx_d2.*"]),
     # maskx_d2/model_zoo/configs is a link to configs/, so that they are found when installed.
     package_data={"maskx_d2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]},
-    install_requires=["numpy", "pycocotools", "tabulate", "tqdm"],
-    extras_require={"dev": ["mypy", "pytest", "pytest-timeout", "ruff"]},
+    install_requires=["ijson", "numpy", "pycocotools", "tabulate", "tqdm"],
+    extras_require={"dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff"]},
     entry_points={"console_scripts": ["maskx = maskx_d2.cli:main"]},
 )

@@ -16,6 +16,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 from ..splits import (
     SHAPES_CLASSES,
@@ -25,9 +27,12 @@ from ..splits import (
     load_split,
     shapes_a27b9,
 )
-from .partial_masks import drop_masks, has_mask
+from .coco_json import load_coco_json
+from .coco_reader import read_categories
+from .partial_masks import drop_masks
+from .supervision import SupervisionSummary
 
-__all__ = ["class_split_of", "register_partial", "register_presets"]
+__all__ = ["class_split_of", "log_supervision", "register_partial", "register_presets"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +44,24 @@ def register_partial(
     name: str,
     *,
     base: str,
-    split: ClassSplit | SplitFunction | str | os.PathLike[str],
+    split: ClassSplit | SplitFunction | str | os.PathLike[str] | None = None,
     keep_masks: bool = False,
 ) -> None:
     """
     Register ``base`` a second time, as a data set in which only set A of ``split`` has masks.
 
     The data set loads as ``base`` does, whatever its format, and every box stays. The masks of
-    set B are dropped while it loads, so no training on ``name`` can see them.
+    set B are dropped while it loads, so no training on ``name`` can see them; those of a COCO
+    JSON file never take memory.
 
     Args:
         name: the new data set's name, for ``cfg.DATASETS``.
         base: name of a registered data set. It may be registered after this call.
         split: a :class:`ClassSplit`, a function from category names to one (such as
             :func:`~maskx_d2.splits.coco_voc2nonvoc`), or the path of a JSON file that
-            :func:`~maskx_d2.splits.load_split` reads.
+            :func:`~maskx_d2.splits.load_split` reads. None if masks are missing here and there
+            and not by category: nothing is dropped, and every box of a COCO JSON file stays,
+            also those that detectron2's loader drops for a mask of fewer than 3 points.
         keep_masks: for data sets to evaluate on: the masks of B stay, and the split only tells
             the evaluator and the visualiser which categories are A and B.
 
@@ -65,11 +73,13 @@ def register_partial(
     """
     if name in DatasetCatalog.list():
         raise ValueError(f"data set '{name}' is registered already; choose another name.")
-    if not isinstance(split, ClassSplit) and not callable(split):
+    if isinstance(split, (str, os.PathLike)):
         split = load_split(split)
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)  # of a data set that was registered, and removed, before
-    MetadataCatalog.get(name).set(base_dataset=base, has_masks_of_boxes_only=keep_masks)
+    MetadataCatalog.get(name).set(
+        base_dataset=base, declared_split=split, has_masks_of_boxes_only=keep_masks
+    )
     if base in DatasetCatalog.list():
         _inherit_metadata(name, base, split)
     # Last, so that nothing is registered when the split is wrong.
@@ -89,31 +99,107 @@ def class_split_of(dataset_name: str) -> ClassSplit | None:
     return split
 
 
-_OWN_KEYS = ("name", "base_dataset", "has_masks_of_boxes_only", "class_split")
+def log_supervision(
+    names: Sequence[str], dataset_dicts: Sequence[dict[str, Any]], *, masks_needed: bool
+) -> SupervisionSummary:
+    """
+    Log how many instances a training will see, and how many of them with a mask.
+
+    Args:
+        names: the data sets' names, as in ``cfg.DATASETS.TRAIN``.
+        dataset_dicts: what a training on them uses, see :func:`get_detection_dataset_dicts`.
+        masks_needed: whether the model has a mask head.
+
+    Raises:
+        ValueError: if masks are needed and there is none.
+    """
+    thing_classes = MetadataCatalog.get(names[0]).get("thing_classes")
+    if thing_classes is None:
+        ids = (a["category_id"] for d in dataset_dicts for a in d.get("annotations", ()))
+        thing_classes = [f"category {i}" for i in range(max(ids, default=-1) + 1)]
+    summary = SupervisionSummary.from_dataset_dicts(dataset_dicts, thing_classes)
+    logger.info(summary.describe(" + ".join(names)))
+    if masks_needed and not summary.masks.sum():
+        raise ValueError(
+            f"no instance of {' + '.join(names)} has a mask, so there is nothing to train a mask "
+            "head with; `maskx check` says what is in the data. For a box detector set "
+            "MODEL.MASK_ON to False."
+        )
+    return summary
+
+
+_OWN_KEYS = (
+    "name",
+    "base_dataset",
+    "class_split",
+    "declared_split",
+    "has_masks_of_boxes_only",
+)
 
 
 def _load_partial(
-    name: str, base: str, split: ClassSplit | SplitFunction, keep_masks: bool
+    name: str, base: str, split: ClassSplit | SplitFunction | None, keep_masks: bool
 ) -> list[dict[str, Any]]:
     if base not in DatasetCatalog.list():
         raise KeyError(f"data set '{name}' is made from '{base}', which is not registered.")
     _check_files_exist(name, base)
-    dataset_dicts: list[dict[str, Any]] = DatasetCatalog.get(base)
+    is_coco_json = _loads_coco_json(base)
+    if is_coco_json:
+        categories = _read_categories(base)
+    else:
+        dataset_dicts: list[dict[str, Any]] = DatasetCatalog.get(base)
     _inherit_metadata(name, base, split)
-    class_split: ClassSplit | None = MetadataCatalog.get(name).get("class_split")
-    if class_split is None:
+    unwanted = () if split is None or keep_masks else _boxes_only(name, base)
+    if not is_coco_json:
+        return drop_masks(dataset_dicts, unwanted)
+    metadata = MetadataCatalog.get(base)
+    json_file = PathManager.get_local_path(metadata.json_file)
+    return load_coco_json(json_file, metadata.image_root, categories, boxes_only=unwanted)
+
+
+def _boxes_only(name: str, base: str) -> Sequence[int]:
+    """The contiguous ids of set B."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("class_split") is None:
         raise ValueError(
             f"data set '{base}' does not name its categories; set "
             f"MetadataCatalog.get('{base}').thing_classes before '{name}' is used."
         )
-    _, boxes_only = class_split.indices(MetadataCatalog.get(name).thing_classes)
-    if not keep_masks:
-        dataset_dicts = drop_masks(dataset_dicts, boxes_only)
-    _log_supervision(name, dataset_dicts, frozenset(boxes_only))
-    return dataset_dicts
+    _, boxes_only = metadata.class_split.indices(metadata.thing_classes)
+    return boxes_only
 
 
-def _inherit_metadata(name: str, base: str, split: ClassSplit | SplitFunction) -> None:
+def _loads_coco_json(name: str) -> bool:
+    """Whether a data set is a COCO JSON file and nothing more: detectron2's own registration."""
+    load = DatasetCatalog[name]
+    return getattr(load, "__module__", None) == register_coco_instances.__module__
+
+
+def _read_categories(base: str) -> dict[int, str]:
+    """The categories of a COCO JSON file, also as the metadata that detectron2 makes of them."""
+    metadata = MetadataCatalog.get(base)
+    id_map = metadata.get("thing_dataset_id_to_contiguous_id")
+    if id_map and metadata.get("thing_classes"):  # detectron2's own, or read before
+        return {c: metadata.thing_classes[i] for c, i in sorted(id_map.items())}
+    json_file = PathManager.get_local_path(metadata.json_file)
+    categories = read_categories(json_file, progress=comm.is_main_process())
+    names = list(categories.values())
+    known = metadata.get("thing_classes", names)
+    if known != names:
+        difference = next(
+            (n for n in [*names, *known] if (n in names) != (n in known)), "the order"
+        )
+        raise ValueError(
+            f"data set '{base}' is registered with {len(known)} categories, but its JSON file "
+            f"'{json_file}' has {len(names)}; they differ in '{difference}'. Register that file "
+            "under a name of its own."
+        )
+    metadata.thing_classes = names
+    metadata.thing_dataset_id_to_contiguous_id = {c: i for i, c in enumerate(categories)}
+    return categories
+
+
+def _inherit_metadata(name: str, base: str, split: ClassSplit | SplitFunction | None) -> None:
     """Give ``name`` what is known of ``base`` by now: some of it appears when the base loads."""
     metadata = MetadataCatalog.get(name)
     for key, value in MetadataCatalog.get(base).as_dict().items():
@@ -121,7 +207,7 @@ def _inherit_metadata(name: str, base: str, split: ClassSplit | SplitFunction) -
         if key not in _OWN_KEYS and metadata.get(key) is None:
             metadata.set(**{key: value})
     thing_classes = metadata.get("thing_classes")
-    if thing_classes and metadata.get("class_split") is None:
+    if split is not None and thing_classes and metadata.get("class_split") is None:
         class_split = split if isinstance(split, ClassSplit) else split(thing_classes)
         class_split.indices(thing_classes)  # a split that does not fit is an error here and now
         metadata.set(class_split=class_split)
@@ -137,24 +223,6 @@ def _check_files_exist(name: str, base: str) -> None:
                 f"put the data there, or register '{base}' with the right path (for detectron2's "
                 "own data sets: set DETECTRON2_DATASETS)."
             )
-
-
-def _log_supervision(
-    name: str, dataset_dicts: Sequence[dict[str, Any]], boxes_only: frozenset[int]
-) -> None:
-    boxes = masks = boxes_of_b = masks_of_b = 0
-    for record in dataset_dicts:
-        for annotation in record.get("annotations", ()):
-            masked = has_mask(annotation)
-            boxes += 1
-            masks += masked
-            if annotation["category_id"] in boxes_only:
-                boxes_of_b += 1
-                masks_of_b += masked
-    logger.info(
-        f"{name}: {boxes} boxes, {masks} masks. Set A: {boxes - boxes_of_b} boxes, "
-        f"{masks - masks_of_b} masks. Set B: {boxes_of_b} boxes, {masks_of_b} masks."
-    )
 
 
 # ------------------------------------------------------------------------------------- presets

@@ -1,0 +1,164 @@
+"""
+Detectron2 dataset dicts from a COCO JSON file of which some masks are missing or unwanted.
+
+Detectron2's own :func:`load_coco_json` builds the file in memory with every mask in it, and drops
+the boxes of instances whose polygons are all unusable. Here the masks that no training may see
+are gone as soon as they are read, and a box without a usable mask is a box.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+from array import array
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from pycocotools import mask as mask_util
+
+from .coco_reader import read_section
+from .partial_masks import has_mask, usable_polygons
+
+__all__ = ["load_coco_json"]
+
+logger = logging.getLogger(__name__)
+
+
+def load_coco_json(
+    json_file: str,
+    image_root: str,
+    categories: Mapping[int, str],
+    *,
+    boxes_only: Collection[int] = (),
+) -> list[dict[str, Any]]:
+    """
+    Read a COCO instances file; what detectron2's :func:`load_coco_json` gives, and no box lost.
+
+    Args:
+        json_file: a file on this machine.
+        image_root: the folder that ``file_name`` in the file starts from.
+        categories: the file's category names by id, see :func:`read_categories`.
+        boxes_only: contiguous ids of the categories whose masks are not wanted (set B). They
+            never take memory.
+
+    Returns:
+        dataset dicts in the order of the image ids. Instances without a usable mask have no
+        ``segmentation`` key; each has the file's annotation id under ``id``.
+
+    Raises:
+        ValueError: if an annotation can't be used; it says which, and why.
+    """
+    contiguous = {category_id: i for i, category_id in enumerate(sorted(categories))}
+    progress = comm.is_main_process()
+    with _without_garbage_collection():
+        records = {}
+        for image in read_section(json_file, "images", progress=progress):
+            missing = [k for k in ("id", "file_name", "height", "width") if k not in image]
+            if missing:
+                raise ValueError(f"{json_file}: image {image.get('id')} has no '{missing[0]}'.")
+            if image["id"] in records:
+                raise ValueError(f"{json_file}: two images have the id {image['id']}.")
+            records[image["id"]] = {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": [],
+            }
+        ids, orphans = array("q"), []
+        for annotation in read_section(json_file, "annotations", progress=progress):
+            where = (
+                f"{json_file}: annotation {annotation.get('id')} of image "
+                f"{annotation.get('image_id')}"
+            )
+            instance = _instance(annotation, contiguous, boxes_only, where)
+            ids.append(instance["id"])
+            if annotation.get("image_id") in records:
+                records[annotation["image_id"]]["annotations"].append(instance)
+            else:
+                orphans.append(instance["id"])
+    _check_unique(ids, json_file)
+    if orphans:
+        logger.warning(
+            f"{json_file}: {len(orphans)} annotations belong to images that are not in the file "
+            f"and are left out, such as annotation {orphans[0]}."
+        )
+    return [records[image_id] for image_id in sorted(records)]
+
+
+def _instance(
+    annotation: dict[str, Any],
+    contiguous: Mapping[int, int],
+    boxes_only: Collection[int],
+    where: str,
+) -> dict[str, Any]:
+    """One annotation of the file as one of a dataset dict."""
+    if not isinstance(annotation.get("id"), int):
+        raise ValueError(f"{where} needs an integer 'id'.")
+    if annotation.get("ignore", 0) != 0:
+        raise ValueError(f"{where} is marked 'ignore', which detectron2 can't do; take it out.")
+    category_id = annotation.get("category_id")
+    if category_id not in contiguous:
+        raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
+    box = annotation.get("bbox")
+    if not _is_box(box):
+        raise ValueError(
+            f"{where} needs a 'bbox' of four numbers [x, y, width, height], not {box}."
+        )
+    instance = {
+        "id": annotation["id"],
+        "iscrowd": annotation.get("iscrowd", 0),
+        "bbox": box,
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": contiguous[category_id],
+    }
+    if instance["category_id"] not in boxes_only and has_mask(annotation):
+        segmentation = annotation["segmentation"]
+        if not isinstance(segmentation, dict):
+            segmentation = usable_polygons(segmentation)
+        elif isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        instance["segmentation"] = segmentation
+    if annotation.get("keypoints"):
+        # COCO's keypoints are indices of pixels; detectron2's are points of the plane.
+        instance["keypoints"] = [
+            v if i % 3 == 2 else v + 0.5 for i, v in enumerate(annotation["keypoints"])
+        ]
+    return instance
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    )
+
+
+def _check_unique(ids: array[int], json_file: str) -> None:
+    values, counts = np.unique(np.frombuffer(ids, dtype=np.int64), return_counts=True)
+    # COCO 2014's (valminus)minival files are known to repeat some ids, and are used all the same.
+    if (counts > 1).any() and "minival" not in os.path.basename(json_file):
+        repeated = values[counts > 1].tolist()
+        raise ValueError(
+            f"{json_file}: {len(repeated)} annotation ids are used more than once, such as "
+            f"{repeated[0]}; each needs its own, or the evaluation would lose instances."
+        )
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Millions of small objects that all stay alive are what a cyclic collector is slowest at."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,104 @@
+"""
+Reading COCO JSON files object by object, so that a file of any size takes little memory.
+
+pycocotools and :mod:`json` build the whole file in memory, masks of all categories included.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ijson
+from tqdm import tqdm
+
+__all__ = ["read_categories", "read_section"]
+
+
+def read_section(
+    json_file: str | os.PathLike[str], section: str, *, progress: bool = True
+) -> Iterator[dict[str, Any]]:
+    """
+    Read one of the lists of a COCO JSON file, an object at a time.
+
+    Args:
+        json_file: path of the file.
+        section: ``"images"``, ``"annotations"`` or ``"categories"``. A file that lacks it yields
+            nothing.
+        progress: whether to show a progress bar, if reading takes longer than some seconds.
+
+    Yields:
+        the section's objects, in the file's order.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not JSON, or the section has something else than objects.
+    """
+    path = Path(json_file)
+    bar = tqdm(
+        total=path.stat().st_size,
+        desc=f"{path.name}: {section}",
+        unit="B",
+        unit_scale=True,
+        delay=3.0,
+        leave=False,
+        disable=not progress,
+    )
+    with bar, path.open("rb") as file:
+        reader = _CountingReader(file, bar)
+        try:
+            for number, item in enumerate(ijson.items(reader, f"{section}.item", use_float=True)):
+                if not isinstance(item, dict):
+                    raise ValueError(
+                        f"{path}: entry {number} of '{section}' is {item!r}, not an object; it is "
+                        "not a COCO file."
+                    )
+                yield item
+        except ijson.JSONError as e:
+            raise ValueError(
+                f"{path} is not valid JSON: {_one_line(e)} (within the first {reader.count:,} "
+                "bytes); it may have been cut off."
+            ) from e
+
+
+def read_categories(json_file: str | os.PathLike[str], *, progress: bool = True) -> dict[int, str]:
+    """
+    The names of a COCO JSON file's categories by their id, in the order of the ids.
+
+    Raises:
+        ValueError: if there are none, or two share an id.
+    """
+    categories: dict[int, str] = {}
+    for category in read_section(json_file, "categories", progress=progress):
+        if "id" not in category or "name" not in category:
+            raise ValueError(f"{json_file}: category {category} needs an 'id' and a 'name'.")
+        if category["id"] in categories:
+            raise ValueError(
+                f"{json_file}: categories '{categories[category['id']]}' and '{category['name']}' "
+                f"share the id {category['id']}; each needs its own."
+            )
+        categories[category["id"]] = category["name"]
+    if not categories:
+        raise ValueError(f"{json_file} has no 'categories'; it is not a COCO instances file.")
+    return dict(sorted(categories.items()))
+
+
+class _CountingReader:
+    """A file that says how much of it has been read."""
+
+    def __init__(self, file: Any, bar: Any) -> None:
+        self._file, self._bar = file, bar
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._file.read(size)
+        self.count += len(data)
+        self._bar.update(len(data))
+        return data
+
+
+def _one_line(error: Exception) -> str:
+    """The first line of the parser's message; the others show the text around the place."""
+    return str(error).strip().splitlines()[0]

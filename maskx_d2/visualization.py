@@ -36,7 +36,8 @@ def draw_instances(
         image: (H, W, 3) uint8, RGB.
         instances: the output of a model (``pred_boxes``, ``pred_classes``, ``scores``, perhaps
             ``pred_masks``), or a training sample's target (``gt_boxes``, ``gt_classes``, perhaps
-            ``gt_masks`` and ``gt_has_mask``) on the same (H, W).
+            ``gt_masks`` and ``gt_has_mask``) on the same (H, W). Of a target, instances without a
+            mask are drawn as boxes and labelled "no mask".
         metadata: of the data set: ``thing_classes``, and ``class_split`` for the colours; without
             a split everything is green.
         min_score: predictions below it are left out.
@@ -114,10 +115,13 @@ def _draw(
     thing_classes = metadata.get("thing_classes")
     names = [thing_classes[c] if thing_classes else f"category {c}" for c in classes]
     colors = [COLOR_B if split and n in split.boxes_only else COLOR_A for n in names]
-    texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else names
+    texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else list(names)
     visualizer = Visualizer(image, metadata, scale=scale)
     masked = [i for i in range(len(boxes)) if masks is not None and masks[i] is not None]
     box_only = [i for i in range(len(boxes)) if i not in set(masked)]
+    if masks is not None and scores is None:
+        for i in box_only:
+            texts[i] += " (no mask)"
     for group in (masked, box_only):
         if group:
             visualizer.overlay_instances(

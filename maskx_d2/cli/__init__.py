@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import predict
+from . import check, predict, samples
 
 __all__ = ["main"]
 
@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="maskx", description="Partial mask supervision for detectron2."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check.add_parser(commands)
     predict.add_parser(commands)
+    samples.add_parser(commands)
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status

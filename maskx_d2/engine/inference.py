@@ -9,14 +9,14 @@ from typing import Any, Callable
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 
-from ..config import add_maskx_config
 from .lazy_main import is_lazy
+from .yaml_main import load_config
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -75,11 +75,7 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
         names = lazy.dataloader.test.dataset.names
         datasets = [names] if isinstance(names, str) else list(names)
     else:
-        cfg = get_cfg()
-        add_maskx_config(cfg)
-        cfg.merge_from_file(config_file)
-        cfg.MODEL.DEVICE = device
-        cfg.merge_from_list(list(opts))
+        cfg = load_config(config_file, ["MODEL.DEVICE", device, *opts])
         model = build_model(cfg)
         mapper = DatasetMapper(cfg, is_train=False)
         datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]

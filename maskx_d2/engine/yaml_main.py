@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -18,15 +19,21 @@ from torch import nn
 from ..config import add_maskx_config
 from .trainer import MaskXTrainer
 
-__all__ = ["setup", "yaml_main"]
+__all__ = ["load_config", "setup", "yaml_main"]
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """A yaml config file with its overrides."""
+    cfg = get_cfg()
+    add_maskx_config(cfg)
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    return cfg
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Read the config file and the command line's overrides, and start detectron2's logging."""
-    cfg = get_cfg()
-    add_maskx_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maskx_d2")

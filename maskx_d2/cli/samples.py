@@ -1,0 +1,92 @@
+"""``maskx samples``: draw training samples as the model will see them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+from tqdm import tqdm
+
+from ..engine import MaskXTrainer
+from ..engine.lazy_main import build_train_loader, is_lazy
+from ..engine.yaml_main import load_config
+from ..visualization import draw_instances
+
+__all__ = ["add_parser"]
+
+_EXAMPLES = """\
+examples:
+  maskx samples --config-file configs/coco/voc2nonvoc/maskx_rcnn_R_50_FPN_1x.yaml --output samples
+  maskx samples --config-file config.yaml --output samples --limit 50 INPUT.CROP.ENABLED True
+
+With a fixed seed in the config they are the first samples that its training will see.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command to the ``maskx`` command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "samples",
+        help="draw training samples after augmentation",
+        description="Draw what a training will see: images and instances after augmentation. "
+        "Instances that teach the mask head have their mask drawn; the others are boxes, labelled "
+        '"no mask". Categories with masks (A) are green, with boxes only (B) red.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, help="the config, .yaml or .py")
+    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--limit", type=int, default=20, help="how many samples (20)")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the pictures (1.0)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides of the config")
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if not Path(args.config_file).is_file():
+        args.parser.error(f"config file '{args.config_file}' does not exist")
+    setup_logger(name="maskx_d2")  # which says how many boxes have masks
+    loader, metadata, image_format = (_lazy if is_lazy(args.config_file) else _yaml)(args)
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    samples: Iterator[dict[str, Any]] = islice(chain.from_iterable(loader), args.limit)
+    count = masks = boxes = 0
+    for i, sample in enumerate(tqdm(samples, "samples", args.limit, unit="image")):
+        image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), image_format)
+        instances = sample["instances"]
+        picture = draw_instances(image, instances, metadata, scale=args.scale)
+        name = Path(sample["file_name"]).stem
+        Image.fromarray(picture).save(output / f"{i:06d}_{name}.png")
+        count += 1
+        boxes += len(instances)
+        if instances.has("gt_has_mask"):
+            masks += int(instances.gt_has_mask.sum())
+    print(f"{count} pictures in {output}: {boxes} boxes, {masks} of them with a mask.")
+    return 0
+
+
+def _yaml(args: argparse.Namespace) -> tuple[Any, Metadata, str]:
+    cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    loader = MaskXTrainer.build_train_loader(cfg)
+    return loader, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), cfg.INPUT.FORMAT
+
+
+def _lazy(args: argparse.Namespace) -> tuple[Any, Metadata, str]:
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), list(args.opts))
+    cfg.dataloader.train.num_workers = 0
+    seed = cfg.train.get("seed", -1)
+    seed_all_rng(None if seed is None or seed < 0 else seed)
+    loader = build_train_loader(cfg)
+    names = cfg.dataloader.train.dataset.names
+    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
+    return loader, metadata, instantiate(cfg.dataloader.train.mapper).image_format

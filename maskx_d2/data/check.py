@@ -1,0 +1,290 @@
+"""
+Checks of a data set: is everything as a training will take it to be?
+
+detectron2 finds some mistakes when the data set loads, or hours into a training, and hides some.
+These checks read a COCO file itself, a piece at a time, and name each annotation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..splits import ClassSplit
+from .annotation_checks import AnnotationChecker, ImageList
+from .coco_reader import read_section
+from .findings import CheckReport, Finding, FindingLog
+from .mask_extents import append_numbers
+from .supervision import SupervisionSummary
+
+__all__ = ["CheckReport", "Finding", "check_coco_json", "check_dataset_dicts"]
+
+#: A split, or what makes one from all category names.
+Split = ClassSplit | Callable[[Sequence[str]], ClassSplit]
+
+_NAMES_SHOWN = 5  # categories named in a finding about many
+
+
+def check_coco_json(
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    *,
+    split: Split | None = None,
+    progress: bool = True,
+) -> CheckReport:
+    """
+    Check a COCO instances file. It is read three times and never held in memory.
+
+    Args:
+        json_file: path of the file.
+        image_root: the folder of its images; None: whether they exist is not checked.
+        split: which categories are meant to have masks; None: whatever the file has is right.
+        progress: whether to show progress bars where it takes longer than some seconds.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not JSON, or has no categories.
+    """
+    log = FindingLog()
+    classes, category_positions = _read_categories(json_file, log, progress)
+    images, image_positions = _read_images(json_file, log, progress)
+    _check_files(images, image_root, log, progress)
+    checker = AnnotationChecker(images, classes, log)
+    for annotation in read_section(json_file, "annotations", progress=progress):
+        annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
+        image = _position(image_positions, image_id)
+        category = _position(category_positions, annotation.get("category_id"))
+        checker.add_id(annotation_id, image, image_id)
+        if image is None:
+            message = f"the image {image_id!r} of the annotation is not among the file's images."
+            log.add("unknown_image", message, image_id, annotation_id)
+            continue
+        if category is None:
+            message = (
+                f"the category {annotation.get('category_id')!r} of the annotation is not among "
+                "the file's categories."
+            )
+            log.add("unknown_category", message, image_id, annotation_id, images.file_names[image])
+            checker.mark_annotated(image)
+            continue
+        if annotation.get("ignore"):
+            message = (
+                f"'ignore' is {annotation['ignore']!r}, which detectron2 refuses; remove it, or "
+                "make the annotation a crowd region."
+            )
+            file_name = images.file_names[image]
+            log.add("ignored_annotation", message, image_id, annotation_id, file_name)
+        checker.add(
+            image,
+            category,
+            annotation.get("bbox"),
+            annotation.get("segmentation"),
+            bool(annotation.get("iscrowd")),
+            annotation_id,
+        )
+    return _finish(checker.finish(), split, log)
+
+
+def check_dataset_dicts(
+    dataset_dicts: Iterable[dict[str, Any]],
+    thing_classes: Sequence[str],
+    *,
+    split: Split | None = None,
+) -> CheckReport:
+    """
+    Check detectron2's "standard dataset dicts", whatever format they came from.
+
+    Their image files are looked for. They have no annotation ids, and what a loader dropped or
+    refused can't be seen here.
+
+    Args:
+        dataset_dicts: the images.
+        thing_classes: the names of the categories, ``category_id`` being their position.
+        split: which categories are meant to have masks; None: whatever the data have is right.
+    """
+    log = FindingLog()
+    records = list(dataset_dicts)
+    images = ImageList()
+    seen: set[Any] = set()
+    for position, record in enumerate(records):
+        image_id = record.get("image_id", position)
+        file_name = str(record.get("file_name", ""))
+        images.add(
+            image_id,
+            file_name,
+            record.get("height") or math.nan,  # detectron2 can do without
+            record.get("width") or math.nan,
+        )
+        if image_id in seen:
+            log.add("duplicate_image_id", _IMAGE_TWICE, image_id, file_name=file_name)
+        seen.add(image_id)
+    _check_files(images, "", log, progress=False)
+    names = _check_names(thing_classes, log)
+    checker = AnnotationChecker(images, names, log)
+    for position, record in enumerate(records):
+        for annotation in record.get("annotations", ()):
+            category = annotation.get("category_id")
+            if not isinstance(category, int) or not 0 <= category < len(names):
+                message = f"category_id is {category!r}, not a position of {len(names)} categories."
+                image_id, file_name = images.ids[position], images.file_names[position]
+                log.add("unknown_category", message, image_id, file_name=file_name)
+                checker.mark_annotated(position)
+                continue
+            checker.add(
+                position,
+                category,
+                _xywh(annotation),
+                annotation.get("segmentation"),
+                bool(annotation.get("iscrowd")),
+            )
+    return _finish(checker.finish(), split, log)
+
+
+_IMAGE_TWICE = "the image's id is used before; give each its own."
+
+
+def _position(positions: dict[Any, int], key: Any) -> int | None:
+    try:
+        return positions.get(key)
+    except TypeError:  # a list or an object
+        return None
+
+
+def _read_categories(
+    json_file: str | os.PathLike[str], log: FindingLog, progress: bool
+) -> tuple[list[str], dict[Any, int]]:
+    """The names in the order of the ids, as detectron2 has them; the position of each id."""
+    names: dict[int, str] = {}
+    num = 0
+    for category in read_section(json_file, "categories", progress=progress):
+        num += 1
+        category_id, name = category.get("id"), category.get("name")
+        if type(category_id) is not int or not isinstance(name, str):
+            message = f"the category {category!r:.80} needs a number as its id and a name."
+            log.add("category_entry", message)
+        elif category_id in names:
+            message = (
+                f"the categories '{names[category_id]}' and '{name}' share the id {category_id}; "
+                "give each its own."
+            )
+            log.add("duplicate_category_id", message)
+        else:
+            names[category_id] = name
+    if not num:
+        raise ValueError(f"{json_file} has no 'categories'; it is not a COCO instances file.")
+    names = dict(sorted(names.items()))
+    return _check_names(names.values(), log), {c: i for i, c in enumerate(names)}
+
+
+def _check_names(names: Iterable[str], log: FindingLog) -> list[str]:
+    listed = list(names)
+    for name in sorted({n for n in listed if listed.count(n) > 1}):
+        message = f"{listed.count(name)} categories are called '{name}'; a split can't tell them."
+        log.add("duplicate_category_name", message)
+    return listed
+
+
+def _read_images(
+    json_file: str | os.PathLike[str], log: FindingLog, progress: bool
+) -> tuple[ImageList, dict[Any, int]]:
+    images = ImageList()
+    positions: dict[Any, int] = {}
+    for image in read_section(json_file, "images", progress=progress):
+        image_id, file_name = image.get("id"), image.get("file_name")
+        if not isinstance(image_id, (int, str)):
+            log.add("image_entry", f"the image {image!r:.80} needs an id.")
+            continue
+        known_name = file_name if isinstance(file_name, str) else None
+        if image_id in positions:
+            log.add("duplicate_image_id", _IMAGE_TWICE, image_id, file_name=known_name)
+            continue
+        if known_name is None:
+            log.add("image_entry", f"its file_name is {file_name!r}, not a path.", image_id)
+        size = array("d")
+        if (
+            append_numbers(size, (image.get("height"), image.get("width"))) < 0
+            or not 0 < min(size) <= max(size) < math.inf
+        ):
+            message = (
+                f"its height is {image.get('height')!r} and its width {image.get('width')!r}; "
+                "both must be a number of pixels."
+            )
+            log.add("image_entry", message, image_id, file_name=known_name)
+            size = array("d", (math.nan, math.nan))
+        positions[image_id] = len(images)
+        images.add(image_id, known_name or "", *size)
+    return images, positions
+
+
+def _check_files(
+    images: ImageList,
+    image_root: str | os.PathLike[str] | None,
+    log: FindingLog,
+    progress: bool,
+) -> None:
+    if image_root is None or "://" in str(image_root):
+        return
+    root = Path(image_root)
+    if not root.is_dir():
+        message = f"the image folder '{root}' does not exist; name the one that has the images."
+        log.add("image_folder_missing", message)
+        return
+    pairs = zip(images.ids, images.file_names)
+    bar = tqdm(
+        pairs, "image files", len(images), delay=3.0, leave=False, disable=not progress, unit="file"
+    )
+    for image_id, file_name in bar:
+        if file_name and "://" not in file_name and not os.path.isfile(root / file_name):
+            message = f"there is no file '{root / file_name}'."
+            log.add("image_file_missing", message, image_id, file_name=file_name)
+
+
+_XYXY, _XYWH = 0, 1  # detectron2.structures.BoxMode
+
+
+def _xywh(annotation: dict[str, Any]) -> Any:
+    """The box as XYWH; boxes of other modes than XYXY_ABS and XYWH_ABS as they are."""
+    box, mode = annotation.get("bbox"), annotation.get("bbox_mode", _XYWH)
+    numbers = array("d")
+    if mode == _XYXY and box is not None and append_numbers(numbers, box) == 4:
+        x0, y0, x1, y1 = numbers
+        return [x0, y0, x1 - x0, y1 - y0]
+    return box
+
+
+def _finish(summary: SupervisionSummary, split: Split | None, log: FindingLog) -> CheckReport:
+    """Check what the counts and the split show."""
+    names = summary.thing_classes
+    for name, boxes, masks, of_set in zip(names, summary.boxes, summary.masks, summary.sets):
+        if of_set == "mixed":
+            message = f"{masks} of {boxes} instances of '{name}' have a mask."
+            log.add("mixed_category", message)
+    empty = [name for name, of_set in zip(names, summary.sets) if of_set == "-"]
+    if empty:
+        shown = ", ".join(f"'{name}'" for name in empty[:_NAMES_SHOWN])
+        more = f" and {len(empty) - _NAMES_SHOWN} more" if len(empty) > _NAMES_SHOWN else ""
+        message = f"{len(empty)} of {len(names)} categories have no instance: {shown}{more}."
+        log.add("category_without_instances", message)
+    if split is None:
+        return log.report(summary, None)
+    try:
+        class_split = split if isinstance(split, ClassSplit) else split(names)
+        with_masks, _ = class_split.indices(names)
+    except ValueError as e:
+        log.add("split_names", str(e))
+        return log.report(summary, None)
+    sets = summary.sets
+    for i in with_masks:
+        if sets[i] == "B":
+            message = (
+                f"split '{class_split.name}' says that '{names[i]}' has masks, but none of its "
+                f"{summary.boxes[i]} instances has one."
+            )
+            log.add("split_without_masks", message)
+    return log.report(summary, class_split)

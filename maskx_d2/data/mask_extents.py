@@ -1,0 +1,272 @@
+"""
+How far masks reach, for some thousand masks at a time.
+
+Polygons and RLE are read as COCO has them. Nothing is decoded into pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as mask_api
+
+__all__ = ["MaskBatch", "append_numbers"]
+
+_Floats = npt.NDArray[np.float64]
+
+#: (kind of finding, one sentence)
+Problem = tuple[str, str]
+
+_MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
+_AREAS_AT_ONCE = 255  # pycocotools 2.0 with numpy 2 overflows a byte with more
+_COMPRESSED_RLE = re.compile(rb"[0-o]+")  # COCO's alphabet: 64 characters from "0"
+
+
+def append_numbers(numbers: array[float], values: Any) -> int:
+    """
+    Append ``values`` if they are numbers, else nothing.
+
+    Returns:
+        how many were appended, -1 if ``values`` is something else than a list of numbers.
+    """
+    start = len(numbers)
+    try:
+        numbers.extend(values)
+    except (TypeError, OverflowError):
+        del numbers[start:]
+        return -1
+    return len(numbers) - start
+
+
+class MaskBatch:
+    """
+    The masks of a batch of annotations; :meth:`add` each, then :meth:`extents` for all.
+
+    An annotation's number is its position in the batch.
+    """
+
+    def __init__(self) -> None:
+        self._coordinates: array[float] = array("d")
+        self._starts: list[int] = []  # where each polygon mask's coordinates start
+        self._polygon_numbers: list[int] = []
+        self._rles: list[dict[str, Any]] = []
+        self._rle_numbers: list[int] = []
+
+    def add(
+        self, number: int, segmentation: Any, height: float, width: float
+    ) -> tuple[bool, Problem | None]:
+        """
+        Add an annotation's ``segmentation``.
+
+        Args:
+            number: the annotation's position in the batch.
+            segmentation: what the annotation has: nothing, polygons, RLE or an (H, W) bitmask.
+            height: the image's height, NaN if it is not known.
+            width: the image's width, likewise.
+
+        Returns:
+            Whether it has a mask in the sense of :func:`~maskx_d2.data.partial_masks.has_mask`,
+            and what is wrong with it, if anything is.
+        """
+        if segmentation is None:
+            return False, None
+        if isinstance(segmentation, (list, tuple)):
+            return self._add_polygons(number, segmentation) if segmentation else (False, None)
+        if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
+            bitmask = np.asfortranarray(segmentation != 0, dtype=np.uint8)
+            segmentation = mask_api.encode(bitmask)
+        if isinstance(segmentation, dict):
+            if not segmentation:
+                return False, None
+            return self._add_rle(number, segmentation, height, width)
+        return False, (
+            "malformed_mask",
+            f"the segmentation is {_shown(segmentation)}, which is neither a list of polygons nor "
+            "RLE; leave it out where there is no mask.",
+        )
+
+    def _add_polygons(self, number: int, polygons: Any) -> tuple[bool, Problem | None]:
+        coordinates = self._coordinates
+        start = len(coordinates)
+        odd = short = 0
+        for polygon in polygons:
+            count = append_numbers(coordinates, polygon)
+            if count < 0:
+                del coordinates[start:]
+                return False, (
+                    "malformed_mask",
+                    f"a polygon is {_shown(polygon)}, not a list of numbers; write a segmentation "
+                    "as [[x1, y1, x2, y2, x3, y3, ...], ...].",
+                )
+            if count % 2:
+                odd += 1
+            elif count < _MIN_POLYGON_COORDINATES:
+                short += 1
+            else:
+                continue
+            del coordinates[len(coordinates) - count :]
+        usable = len(coordinates) > start
+        if usable:
+            self._starts.append(start)
+            self._polygon_numbers.append(number)
+        if odd:
+            return usable, (
+                "odd_polygon",
+                f"{odd} of {len(polygons)} polygons have an odd number of coordinates; write "
+                "them as x1, y1, x2, y2, ...",
+            )
+        if not usable:
+            return False, (
+                "no_usable_polygon",
+                "all polygons have fewer than 3 points, for which detectron2's loader drops the "
+                "box as well; leave the segmentation out to keep the box.",
+            )
+        if short:
+            return True, (
+                "short_polygon",
+                f"{short} of {len(polygons)} polygons have fewer than 3 points and are not used.",
+            )
+        return True, None
+
+    def _add_rle(
+        self, number: int, rle: dict[str, Any], height: float, width: float
+    ) -> tuple[bool, Problem | None]:
+        size, counts = rle.get("size"), rle.get("counts")
+        if (
+            not isinstance(size, (list, tuple))
+            or len(size) != 2
+            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size)
+        ):
+            return False, (
+                "malformed_mask",
+                f"the RLE's size is {_shown(size)}, which is not a height and a width.",
+            )
+        if (height == height and size[0] != height) or (width == width and size[1] != width):
+            return True, (
+                "rle_size",
+                f"the RLE is for an image of {size[1]} x {size[0]} pixels, but the image has "
+                f"{width:.0f} x {height:.0f}.",
+            )
+        if isinstance(counts, list):
+            if not all(isinstance(n, int) and n >= 0 for n in counts):
+                return False, ("malformed_mask", "the RLE's counts are not all run lengths.")
+            if sum(counts) != size[0] * size[1]:
+                return False, _wrong_sum(sum(counts), size)
+            counts = mask_api.frPyObjects({"size": size, "counts": counts}, *size)["counts"]
+        if isinstance(counts, str):
+            counts = counts.encode("utf-8", errors="surrogatepass")
+        if (
+            not isinstance(counts, bytes)
+            or not _COMPRESSED_RLE.fullmatch(counts)
+            or (counts[-1] - 48) & 32  # the last number goes on
+        ):
+            return False, (
+                "malformed_mask",
+                f"the RLE's counts are {_shown(rle.get('counts'))}, which COCO's RLE can't be; the "
+                "segmentation may have been cut off.",
+            )
+        self._rles.append({"size": [int(n) for n in size], "counts": counts})
+        self._rle_numbers.append(number)
+        return True, None
+
+    def extents(self, num: int) -> tuple[_Floats, npt.NDArray[np.bool_], list[tuple[int, Problem]]]:
+        """
+        How far each mask reaches.
+
+        Args:
+            num: the number of annotations in the batch.
+
+        Returns:
+            (num, 4) the least x and y and the greatest x and y, NaN where there is no mask that
+            could be read; (num,) whether a mask has no pixel, and so reaches nowhere; the numbers
+            of annotations whose mask turned out to be none, and why.
+        """
+        extents = np.full((num, 4), np.nan)
+        empty = np.zeros(num, dtype=np.bool_)
+        problems: list[tuple[int, Problem]] = []
+        if self._starts:
+            points = np.frombuffer(self._coordinates, dtype=np.float64).reshape(-1, 2)
+            starts = np.array(self._starts) // 2
+            extents[self._polygon_numbers, :2] = np.minimum.reduceat(points, starts)
+            extents[self._polygon_numbers, 2:] = np.maximum.reduceat(points, starts)
+            finite = np.isfinite(extents[self._polygon_numbers]).all(axis=1)
+            for i in np.flatnonzero(~finite):
+                number = self._polygon_numbers[i]
+                message = "a polygon has a coordinate that is not finite."
+                problems.append((number, ("malformed_mask", message)))
+                extents[number] = np.nan
+        problems += self._remove_broken_rles()
+        if self._rles:
+            boxes = np.asarray(mask_api.toBbox(self._rles), dtype=np.float64)
+            boxes[:, 2:] += boxes[:, :2]
+            numbers = np.array(self._rle_numbers)
+            without_pixels = np.concatenate(
+                [
+                    np.asarray(mask_api.area(self._rles[i : i + _AREAS_AT_ONCE])) == 0
+                    for i in range(0, len(self._rles), _AREAS_AT_ONCE)
+                ]
+            )
+            boxes[without_pixels] = np.nan
+            extents[numbers] = boxes
+            empty[numbers] = without_pixels
+        return extents, empty, problems
+
+    def _remove_broken_rles(self) -> list[tuple[int, Problem]]:
+        if not self._rles:
+            return []
+        sums = _run_length_sums([rle["counts"] for rle in self._rles])
+        pixels = np.array([rle["size"][0] * rle["size"][1] for rle in self._rles])
+        right = sums == pixels
+        problems = [
+            (self._rle_numbers[i], _wrong_sum(int(sums[i]), self._rles[i]["size"]))
+            for i in np.flatnonzero(~right)
+        ]
+        self._rles = [rle for rle, keep in zip(self._rles, right) if keep]
+        self._rle_numbers = [number for number, keep in zip(self._rle_numbers, right) if keep]
+        return problems
+
+
+def _run_length_sums(strings: list[bytes]) -> npt.NDArray[np.int64]:
+    """
+    How many pixels each compressed RLE speaks of: the sum of its run lengths.
+
+    pycocotools does not tell, and reads beyond the end of what was cut off.
+    """
+    codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
+    # Characters → numbers: 5 bits each, the lowest first; bit 5 says that the number goes on,
+    # bit 4 of the last is its sign.
+    last = codes & 32 == 0
+    number = np.cumsum(last) - last
+    first = np.flatnonzero(np.r_[True, last[:-1]])
+    place = np.minimum(5 * (np.arange(len(codes)) - first[number]), 55)
+    numbers = np.add.reduceat((codes & 31) << place, first)
+    negative = codes[last] & 16 != 0
+    numbers -= np.where(negative, np.int64(1) << (place[last] + 5), 0)
+    # Numbers → run lengths: from the fourth on, each is a difference to the last but one. So
+    # number i counts once for run i and once for every second run after it.
+    ends = np.cumsum([len(s) for s in strings])
+    string_ends = np.cumsum(last)[ends - 1]
+    string_starts = np.r_[0, string_ends[:-1]]
+    lengths = string_ends - string_starts
+    i = np.arange(len(numbers)) - np.repeat(string_starts, lengths)
+    times = (np.repeat(lengths, lengths) - 1 - i) // 2 + 1
+    times[i == 0] = 1
+    sums: npt.NDArray[np.int64] = np.add.reduceat(numbers * times, string_starts)
+    return sums
+
+
+def _wrong_sum(total: int, size: Any) -> Problem:
+    return (
+        "malformed_mask",
+        f"the RLE's runs are {total} pixels long in all, but its size {list(size)} makes "
+        f"{size[0] * size[1]}.",
+    )
+
+
+def _shown(value: Any, limit: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,497 @@
+import copy
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+
+from maskx_d2.data import annotation_checks, findings
+from maskx_d2.data.check import check_coco_json, check_dataset_dicts
+from maskx_d2.data.findings import KINDS
+from maskx_d2.data.mask_extents import _run_length_sums
+from maskx_d2.splits import ClassSplit, coco_voc2nonvoc
+
+HEIGHT, WIDTH = 48, 64
+SPLIT = ClassSplit("pets", {"cat"}, {"dog"})
+
+
+def rle(x0, y0, x1, y1, height=HEIGHT, width=WIDTH):
+    bitmask = np.zeros((height, width), dtype=np.uint8, order="F")
+    bitmask[y0:y1, x0:x1] = 1
+    encoded = mask_api.encode(bitmask)
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def clean():
+    """Three images, two categories; polygons, both kinds of RLE, boxes only, and a crowd."""
+
+    def annotation(number, image, category, box, **more):
+        return {"id": number, "image_id": image, "category_id": category, "bbox": box, **more}
+
+    uncompressed = {"size": [HEIGHT, WIDTH], "counts": [4 * 48 + 5, 9, 48 * 64 - 4 * 48 - 14]}
+    return {
+        "images": [
+            {"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH} for i in (7, 8, 9)
+        ],
+        "annotations": [
+            annotation(
+                1, 7, 2, [4, 6, 20, 10], segmentation=[[4, 6, 14, 6, 14, 16], [20, 6, 24, 9, 21, 8]]
+            ),
+            annotation(2, 7, 2, [30, 20, 12, 9], segmentation=rle(30, 20, 42, 29)),
+            annotation(3, 8, 2, [4, 5, 1, 9], segmentation=uncompressed),
+            annotation(4, 8, 5, [1.5, 2.5, 20, 30], iscrowd=0),
+            annotation(5, 8, 5, [3, 4, 20, 30], segmentation=[]),
+            # COCO's crowd regions: the box ends a pixel before the mask does.
+            annotation(6, 9, 5, [0, 0, 63, 47], segmentation=rle(0, 0, 64, 48), iscrowd=1),
+            annotation(7, 9, 5, [63, 40, 2, 8], segmentation=None),
+        ],
+        "categories": [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}],
+    }
+
+
+def check(content, tmp_path, **kwargs):
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(content))
+    return check_coco_json(file, **kwargs)
+
+
+def defects(report):
+    return [f for f in report.findings if f.severity != "note"]
+
+
+def test_a_clean_file_has_no_findings_and_is_counted(tmp_path):
+    report = check(clean(), tmp_path, split=SPLIT)
+    assert report.ok and defects(report) == []
+    assert set(report.counts) == {"images_without_masks"}
+    summary = report.summary
+    assert summary.thing_classes == ("cat", "dog")
+    np.testing.assert_array_equal(summary.boxes, [3, 3])
+    np.testing.assert_array_equal(summary.masks, [3, 0])
+    assert summary.sets == ("A", "B")
+    assert (summary.num_images, summary.crowds) == (3, 1)
+    assert (summary.images_without_boxes, summary.images_without_masks) == (0, 1)
+    assert report.masks_of_boxes_only == 0
+
+
+ANNOTATION_1 = (7, 1, "7.jpg")  # image id, annotation id, file name of most defects below
+
+
+def edit(**changes):
+    """Change the first annotation; None removes a key."""
+
+    def apply(content):
+        for key, value in changes.items():
+            content["annotations"][0][key] = value
+            if value is None:
+                del content["annotations"][0][key]
+
+    return apply
+
+
+def edit_image(**changes):
+    def apply(content):
+        content["images"][0].update(changes)
+
+    return apply
+
+
+def repeat(section, **changes):
+    def apply(content):
+        content[section].append({**copy.deepcopy(content[section][0]), **changes})
+
+    return apply
+
+
+def crowds_only(content):
+    content["annotations"][-1]["iscrowd"] = 1
+
+
+def masks_far_from_box():
+    return edit(segmentation=[[44, 30, 60, 30, 60, 44]])
+
+
+BOX_1 = {"bbox": [4, 6, 20, 10]}
+TWO_POINTS = [1, 1, 9, 9]
+POLYGON_1 = [4, 6, 24, 6, 24, 16]
+CASES = [
+    # kind, how to get it, (image id, annotation id, file name), part of the message
+    ("duplicate_image_id", repeat("images"), (7, None, "7.jpg"), "used before"),
+    ("image_entry", repeat("images", id=None), (None, None, None), "needs an id"),
+    ("image_entry", repeat("images", id=1, file_name=None), (1, None, None), "file_name is None"),
+    ("image_entry", repeat("images", id=1, width=0), (1, None, "7.jpg"), "width 0"),
+    ("image_entry", repeat("images", id=1, height="9"), (1, None, "7.jpg"), "height is '9'"),
+    ("duplicate_category_id", repeat("categories", name="x"), (None,) * 3, "'cat' and 'x' share"),
+    ("duplicate_category_name", repeat("categories", id=9), (None,) * 3, "2 categories"),
+    ("category_entry", repeat("categories", name=None), (None,) * 3, "needs a number"),
+    ("duplicate_annotation_id", repeat("annotations", bbox=[3, 6, 21, 10]), ANNOTATION_1, "before"),
+    ("annotation_entry", edit(id=None), (7, None, "7.jpg"), "id is None"),
+    ("unknown_image", edit(image_id=77), (77, 1, None), "77"),
+    ("unknown_image", edit(image_id=[7]), ([7], 1, None), "[7]"),
+    ("unknown_category", edit(category_id=3), ANNOTATION_1, "3"),
+    ("unreadable_box", edit(bbox=None), ANNOTATION_1, "no bbox"),
+    ("unreadable_box", edit(bbox=[]), ANNOTATION_1, "[]"),
+    ("unreadable_box", edit(bbox=[1, 2, 3]), ANNOTATION_1, "[1, 2, 3]"),
+    ("unreadable_box", edit(bbox=[1, 2, 3, "4"]), ANNOTATION_1, "'4'"),
+    ("unreadable_box", edit(bbox="4"), ANNOTATION_1, "'4'"),
+    ("degenerate_box", edit(bbox=[4, 6, 0, 10]), ANNOTATION_1, "4, 6, 0, 10"),
+    ("degenerate_box", edit(bbox=[4, 6, 20, -1]), ANNOTATION_1, "4, 6, 20, -1"),
+    ("box_outside_image", edit(bbox=[64, 6, 9, 9], segmentation=None), ANNOTATION_1, "64 x 48"),
+    ("box_outside_image", edit(bbox=[4, -9, 9, 9], segmentation=None), ANNOTATION_1, "4, -9"),
+    ("box_beyond_image", edit(bbox=[50, 6, 16, 9], segmentation=None), ANNOTATION_1, "2 pixels"),
+    ("box_beyond_image", edit(bbox=[-2, 6, 9, 9], segmentation=None), ANNOTATION_1, "2 pixels"),
+    ("ignored_annotation", edit(ignore=1), ANNOTATION_1, "'ignore' is 1"),
+    ("rle_size", edit(segmentation=rle(4, 6, 24, 16, 49, 64)), ANNOTATION_1, "64 x 49"),
+    ("rle_size", edit(segmentation=rle(4, 6, 24, 16, 48, 65)), ANNOTATION_1, "65 x 48"),
+    ("rle_size", edit(segmentation=rle(4, 6, 24, 16, 64, 48)), ANNOTATION_1, "48 x 64"),
+    ("odd_polygon", edit(segmentation=[[*POLYGON_1, 1]]), ANNOTATION_1, "1 of 1 polygons"),
+    ("odd_polygon", edit(segmentation=[POLYGON_1, [1, 2, 3]]), ANNOTATION_1, "1 of 2 polygons"),
+    ("malformed_mask", edit(segmentation="4 6 24"), ANNOTATION_1, "'4 6 24'"),
+    ("malformed_mask", edit(segmentation=7), ANNOTATION_1, "7"),
+    ("malformed_mask", edit(segmentation=POLYGON_1), ANNOTATION_1, "a polygon is 4"),
+    ("malformed_mask", edit(segmentation=[[4, None, 3, 3, 3, 3]]), ANNOTATION_1, "None"),
+    ("malformed_mask", edit(segmentation=[["4"] * 6]), ANNOTATION_1, "'4'"),
+    ("malformed_mask", edit(segmentation={"counts": "11"}), ANNOTATION_1, "size is None"),
+    ("malformed_mask", edit(segmentation={"size": [0, 0], "counts": []}), ANNOTATION_1, "[0, 0]"),
+    ("malformed_mask", edit(segmentation={"size": [48, 64]}), ANNOTATION_1, "counts are None"),
+    (
+        "malformed_mask",
+        edit(segmentation={"size": [48, 64], "counts": [3, 5]}),
+        ANNOTATION_1,
+        "8 pixels",
+    ),
+    (
+        "malformed_mask",
+        edit(segmentation={"size": [48, 64], "counts": [2**40]}),
+        ANNOTATION_1,
+        "1099511627776 pixels",
+    ),
+    (
+        "malformed_mask",
+        edit(segmentation={"size": [48, 64], "counts": [-3, 48 * 64 + 3]}),
+        ANNOTATION_1,
+        "not all run lengths",
+    ),
+    (
+        "malformed_mask",
+        edit(segmentation={"size": [48, 64], "counts": rle(4, 6, 24, 16)["counts"][:2]}),
+        ANNOTATION_1,
+        "pixels long",
+    ),
+    (
+        "malformed_mask",
+        edit(segmentation={"size": [48, 64], "counts": "11o"}),
+        ANNOTATION_1,
+        "cut off",
+    ),
+    (
+        "malformed_mask",
+        edit(segmentation={"size": [48, 64], "counts": "é"}),
+        ANNOTATION_1,
+        "can't be",
+    ),
+    ("no_usable_polygon", edit(segmentation=[TWO_POINTS]), ANNOTATION_1, "drops the box"),
+    ("short_polygon", edit(segmentation=[POLYGON_1, TWO_POINTS]), ANNOTATION_1, "1 of 2"),
+    ("empty_mask", edit(segmentation=rle(0, 0, 0, 0)), ANNOTATION_1, "no pixel"),
+    (
+        "empty_mask",
+        edit(segmentation={"size": [48, 64], "counts": [48 * 64]}),
+        ANNOTATION_1,
+        "no pixel",
+    ),
+    ("mask_leaves_box", edit(bbox=[4, 6, 17, 10]), ANNOTATION_1, "3 pixels out of"),
+    ("mask_leaves_box", edit(segmentation=rle(1, 6, 24, 16)), ANNOTATION_1, "3 pixels out of"),
+    ("mask_box_mismatch", masks_far_from_box(), ANNOTATION_1, "IoU of 0.00"),
+    ("mask_box_mismatch", edit(bbox=[4, 6, 50, 40]), ANNOTATION_1, "IoU of 0.10"),
+    ("crowd_only_image", crowds_only, (9, None, "9.jpg"), "crowd regions (2)"),
+    ("duplicate_instance", repeat("annotations", id=11), (7, 11, "7.jpg"), "annotation 1."),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "where", "message"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)]
+)
+def test_a_defect_is_found_named_and_the_only_finding(kind, damage, where, message, tmp_path):
+    content = clean()
+    damage(content)
+    report = check(content, tmp_path)
+    (finding,) = defects(report)
+    assert finding.kind == kind
+    assert finding.severity == KINDS[kind][0]
+    assert (finding.image_id, finding.annotation_id, finding.file_name) == where
+    assert message in finding.message
+    assert finding.message.endswith(".")
+    assert report.counts[kind] == 1
+    assert report.ok == (finding.severity == "warning")
+
+
+def test_every_kind_of_finding_has_a_test():
+    elsewhere = {"image_folder_missing", "image_file_missing", "split_names", "split_without_masks"}
+    notes = {kind for kind, (severity, _) in KINDS.items() if severity == "note"}
+    assert {case[0] for case in CASES} | elsewhere | notes == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        edit(bbox=[0, 6, 24, 10]),  # four pixels of slack
+        edit(bbox=[4, 6, 19, 10]),  # a pixel less than the mask
+        edit(ignore=0),
+        edit(bbox=[55, 6, 10, 9], segmentation=None),  # a pixel beyond the image
+        edit(bbox=[4, 6, 1, 1], segmentation=[[4, 6, 6, 6, 6, 8]]),  # tiny: IoU 0.25, one pixel
+        repeat("annotations", id=11, image_id=8),  # the same box in another image
+        repeat("annotations", id=11, category_id=5),  # or of another category
+        edit(id="one"),
+        edit(segmentation={}),
+        edit_image(license=4),
+    ],
+)
+def test_what_is_no_defect_is_not_reported(harmless, tmp_path):
+    content = clean()
+    harmless(content)
+    assert defects(check(content, tmp_path)) == []
+
+
+def test_ids_that_are_no_numbers_are_compared_too(tmp_path):
+    content = clean()
+    content["annotations"][0]["id"] = content["annotations"][1]["id"] = "one"
+    (finding,) = defects(check(content, tmp_path))
+    assert (finding.kind, finding.annotation_id) == ("duplicate_annotation_id", "one")
+
+
+def test_an_id_used_three_times_is_found_twice(tmp_path):
+    content = clean()
+    for annotation in content["annotations"][:3]:
+        annotation["id"] = 4
+    report = check(content, tmp_path)
+    assert report.counts["duplicate_annotation_id"] == 3
+
+
+def test_the_order_of_sections_and_entries_does_not_matter(tmp_path):
+    content = clean()
+    for damage in (edit(bbox=[4, 6, 50, 40]), repeat("images"), repeat("categories", id=9)):
+        damage(content)
+    content["annotations"][2]["image_id"] = 77
+    expected = check(content, tmp_path).to_json()
+    for order in itertools.permutations(content):
+        assert check({section: content[section] for section in order}, tmp_path).to_json() == (
+            expected
+        )
+    for section in ("categories", "annotations"):
+        random.Random(0).shuffle(content[section])
+    assert check(content, tmp_path).to_json() == expected
+
+
+def test_batches_do_not_matter(tmp_path, monkeypatch):
+    content = clean()
+    content["annotations"] = [
+        {**a, "id": 10 * i + a["id"], "image_id": i}
+        for i in range(1, 9)
+        for a in content["annotations"]
+    ]
+    content["images"] = [{**content["images"][0], "id": i} for i in range(1, 9)]
+    content["annotations"][20]["bbox"] = [30, 6, 2, 2]
+    content["annotations"][40]["segmentation"] = [TWO_POINTS]
+    expected = check(content, tmp_path).to_json()
+    for batch in (1, 3, 56):
+        monkeypatch.setattr(annotation_checks, "_BATCH", batch)
+        assert check(content, tmp_path).to_json() == expected
+
+
+def test_very_many_rles_are_checked_at_once(tmp_path):
+    content = clean()
+    content["annotations"] = [
+        {**content["annotations"][1], "id": i, "bbox": [i % 60, 1, 2, 3 + i // 60]}
+        for i in range(600)
+    ]
+    for i, annotation in enumerate(content["annotations"]):
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = rle(x, y, x + width, y + (height if i != 555 else 0))
+    (finding,) = defects(check(content, tmp_path))
+    assert (finding.kind, finding.annotation_id) == ("empty_mask", 555)
+
+
+# ---------------------------------------------------------------------------------- images
+
+
+def test_image_files_are_looked_for_where_the_folder_is_known(tmp_path):
+    for name in ("7.jpg", "9.jpg"):
+        (tmp_path / name).touch()
+    (finding,) = defects(check(clean(), tmp_path, image_root=tmp_path))
+    assert (finding.kind, finding.image_id, finding.file_name) == ("image_file_missing", 8, "8.jpg")
+    (tmp_path / "8.jpg").touch()
+    assert defects(check(clean(), tmp_path, image_root=tmp_path)) == []
+
+
+def test_a_missing_image_folder_is_one_finding(tmp_path):
+    (finding,) = defects(check(clean(), tmp_path, image_root=tmp_path / "no"))
+    assert finding.kind == "image_folder_missing"
+    assert str(tmp_path / "no") in finding.message
+
+
+# ---------------------------------------------------------------------------------- notes
+
+
+def test_a_mixed_category_is_a_note(tmp_path):
+    content = clean()
+    del content["annotations"][1]["segmentation"]
+    report = check(content, tmp_path)
+    assert report.ok and report.summary.sets == ("mixed", "B")
+    (note,) = [f for f in report.findings if f.kind == "mixed_category"]
+    assert note.message == "2 of 3 instances of 'cat' have a mask."
+
+
+def test_what_is_missing_is_one_note_with_examples(tmp_path):
+    content = clean()
+    content["images"] += [{**content["images"][0], "id": i} for i in range(20, 40)]
+    content["categories"] += [{"id": i, "name": f"c{i}"} for i in range(20, 30)]
+    notes = {f.kind: f.message for f in check(content, tmp_path).findings}
+    assert notes == {
+        "category_without_instances": "10 of 12 categories have no instance: 'c20', 'c21', 'c22', "
+        "'c23', 'c24' and 5 more.",
+        "images_without_annotations": "20 of 23 images have no annotation, e.g. 20, 21, 22.",
+        "images_without_masks": "1 of 23 images have boxes and no mask, e.g. 9.",
+    }
+
+
+def test_an_image_whose_annotations_are_all_wrong_is_not_without_annotations(tmp_path):
+    content = clean()
+    content["annotations"] = content["annotations"][:5]
+    content["images"].pop()
+    for annotation in content["annotations"][:2]:
+        annotation["category_id"] = 3
+    assert "images_without_annotations" not in check(content, tmp_path).counts
+
+
+# ---------------------------------------------------------------------------------- splits
+
+
+def test_masks_of_boxes_only_are_counted(tmp_path):
+    report = check(clean(), tmp_path, split=ClassSplit("swapped", {"dog"}, {"cat"}))
+    assert report.masks_of_boxes_only == 3
+    (finding,) = defects(report)
+    assert finding.kind == "split_without_masks"
+    assert "'dog' has masks, but none of its 3 instances has one" in finding.message
+
+
+@pytest.mark.parametrize("split", [ClassSplit("pets", {"cat"}, {"dgo"}), coco_voc2nonvoc])
+def test_a_split_of_other_categories_is_an_error_and_the_rest_is_checked(split, tmp_path):
+    report = check(clean(), tmp_path, split=split)
+    (finding,) = defects(report)
+    assert finding.kind == "split_names" and "which the data set does not have" in finding.message
+    assert report.split is None and report.masks_of_boxes_only == 0
+
+
+# ---------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("text", ["{", "images, annotations", '{"categories": [NaN]}'])
+def test_what_is_not_json_is_one_sentence(text, tmp_path):
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        check_coco_json(tmp_path / "data.json")
+
+
+def test_a_json_without_categories_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no 'categories'"):
+        check({"images": [], "annotations": []}, tmp_path)
+
+
+def test_a_file_with_categories_only_is_checked(tmp_path):
+    report = check({"categories": [{"id": 1, "name": "cat"}]}, tmp_path)
+    assert report.ok and report.summary.num_images == 0
+
+
+def test_the_machine_form_has_everything(tmp_path):
+    content = clean()
+    edit(bbox=[1, 2, 3])(content)
+    found = json.loads(json.dumps(check(content, tmp_path, split=SPLIT).to_json()))
+    assert found["ok"] is False and found["errors"] == 1 and found["warnings"] == 0
+    assert found["counts"] == {"unreadable_box": 1, "images_without_masks": 1}
+    assert found["findings"][0]["annotation_id"] == 1
+    assert found["categories"] == [
+        {"name": "cat", "boxes": 2, "masks": 2, "set": "A", "split": "A"},
+        {"name": "dog", "boxes": 3, "masks": 0, "set": "B", "split": "B"},
+    ]
+
+
+def test_of_very_many_findings_some_are_kept_and_all_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "_KEPT_PER_KIND", 2)
+    content = clean()
+    for annotation in content["annotations"]:
+        annotation["bbox"] = None
+    report = check(content, tmp_path)
+    assert [f.kind for f in report.findings].count("unreadable_box") == 2
+    assert report.counts["unreadable_box"] == 7
+    assert not report.ok and report.count("error") == 7
+
+
+# --------------------------------------------------------------------------- dataset dicts
+
+
+def records(tmp_path):
+    file = tmp_path / "a.jpg"
+    file.touch()
+    bitmask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    bitmask[6:16, 4:24] = True
+    return [
+        {
+            "file_name": str(file),
+            "image_id": "a",
+            "height": HEIGHT,
+            "width": WIDTH,
+            "annotations": [
+                {"bbox": [4, 6, 24, 16], "bbox_mode": 0, "category_id": 0, "segmentation": bitmask},
+                {"bbox": [30, 6, 20, 10], "bbox_mode": 1, "category_id": 1},
+            ],
+        }
+    ]
+
+
+def test_clean_dataset_dicts_have_no_findings(tmp_path):
+    report = check_dataset_dicts(records(tmp_path), ["cat", "dog"], split=SPLIT)
+    assert report.findings == ()
+    assert report.summary.sets == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("unknown_category", {"category_id": 2}),
+        ("degenerate_box", {"bbox": np.array([4, 6, 4, 16])}),
+        ("mask_box_mismatch", {"bbox": np.array([4, 6, 60, 40])}),
+        ("unreadable_box", {"bbox": [4, 6, np.nan, 16]}),
+        ("unreadable_box", {"bbox": [np.nan] * 4}),
+        ("unreadable_box", {"bbox": None}),
+        ("unreadable_box", {"bbox": [4, 6, np.inf, 16], "segmentation": None}),
+        ("malformed_mask", {"segmentation": [[4.0, 6.0, np.inf, 6.0, 24.0, 16.0]]}),
+        ("empty_mask", {"segmentation": np.zeros((HEIGHT, WIDTH))}),
+        ("rle_size", {"segmentation": np.ones((WIDTH, HEIGHT))}),
+    ],
+)
+def test_defects_of_dataset_dicts_are_found(kind, changes, tmp_path):
+    dataset_dicts = records(tmp_path)
+    dataset_dicts[0]["annotations"][0].update(changes)
+    (finding,) = defects(check_dataset_dicts(dataset_dicts, ["cat", "dog"]))
+    assert (finding.kind, finding.image_id) == (kind, "a")
+
+
+def test_missing_files_and_repeated_images_of_dataset_dicts_are_found(tmp_path):
+    dataset_dicts = records(tmp_path) * 2
+    (tmp_path / "a.jpg").unlink()
+    kinds = [f.kind for f in defects(check_dataset_dicts(dataset_dicts, ["cat", "dog"]))]
+    assert kinds == ["duplicate_image_id", "image_file_missing", "image_file_missing"]
+
+
+# ----------------------------------------------------------------------------------- masks
+
+
+def test_run_lengths_sum_to_the_pixels():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 90, (60, 2))
+    strings = []
+    for i, (height, width) in enumerate(sizes):
+        noise = rng.random((height, width)) < (0.0, 0.02, 0.5, 0.97, 1.0)[i % 5]
+        strings.append(mask_api.encode(np.asfortranarray(noise, dtype=np.uint8))["counts"])
+    np.testing.assert_array_equal(_run_length_sums(strings), sizes.prod(axis=1))

@@ -12,6 +12,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -24,13 +25,15 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import nn
 
-from ..data import PartialMaskDatasetMapper
+from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..modeling import check_supervised_masks_only
+from .resuming import AtomicWrites, SeedEachIteration
 
-__all__ = ["is_lazy", "lazy_main"]
+__all__ = ["build_train_loader", "is_lazy", "lazy_main"]
 
 
 def is_lazy(config_file: str) -> bool:
@@ -58,7 +61,7 @@ def lazy_main(args: argparse.Namespace) -> Any:
 
 def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     bare_model = getattr(model, "module", model)
-    train_loader = instantiate(cfg.dataloader.train)
+    train_loader = build_train_loader(cfg)
     if isinstance(instantiate(cfg.dataloader.train.mapper), PartialMaskDatasetMapper):
         check_supervised_masks_only(bare_model)
     cfg.optimizer.params.model = bare_model
@@ -66,9 +69,12 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
         model, train_loader, instantiate(cfg.optimizer)
     )
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    checkpointer.path_manager = AtomicWrites(checkpointer.path_manager)
+    seed = cfg.train.get("seed", -1)
     main_process = comm.is_main_process()
     trainer.register_hooks(
         [
+            SeedEachIteration(seed) if seed is not None and seed >= 0 else None,
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
@@ -85,7 +91,26 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumed = args.resume and checkpointer.has_checkpoint()
-    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    start_iter = trainer.iter + 1 if resumed else 0
+    if isinstance(train_loader, TrainLoader):
+        train_loader.start_iter = start_iter
+    trainer.train(start_iter, cfg.train.max_iter)
+
+
+def build_train_loader(cfg: DictConfig) -> Any:
+    """The config's loader; in place of detectron2's own, one that a training can resume."""
+    target = cfg.dataloader.train._target_
+    if (locate(target) if isinstance(target, str) else target) is not build_detection_train_loader:
+        return instantiate(cfg.dataloader.train)
+    kwargs = {k: instantiate(v) for k, v in cfg.dataloader.train.items() if k != "_target_"}
+    names = cfg.dataloader.train.dataset.get("names")
+    if names and isinstance(kwargs["dataset"], list):
+        log_supervision(
+            [names] if isinstance(names, str) else list(names),
+            kwargs["dataset"],
+            masks_needed=cfg.model.roi_heads.get("mask_head") is not None,
+        )
+    return TrainLoader(**kwargs)
 
 
 def _evaluate(cfg: DictConfig, model: nn.Module) -> Any:

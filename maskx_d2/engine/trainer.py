@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..data import PartialMaskDatasetMapper
+from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import SplitCOCOEvaluator
 from ..modeling import check_supervised_masks_only
+from .resuming import AtomicWrites, SeedEachIteration
 
 __all__ = ["MaskXTrainer"]
 
@@ -23,6 +23,8 @@ class MaskXTrainer(DefaultTrainer):
     """
     :class:`DefaultTrainer` that loads samples with missing masks and evaluates A and B.
 
+    With a fixed ``SEED``, a training that was killed and resumed goes on exactly as it would have.
+
     For your own trainer, override ``build_train_loader`` and ``build_evaluator`` in the same way.
     """
 
@@ -30,6 +32,19 @@ class MaskXTrainer(DefaultTrainer):
         # Detectron2 sets up its own loggers only, and what this package has to say matters.
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maskx_d2")
         super().__init__(cfg)
+        self.checkpointer.path_manager = AtomicWrites(self.checkpointer.path_manager)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See :meth:`DefaultTrainer.resume_or_load`; the data goes on from there as well."""
+        super().resume_or_load(resume)
+        loader = self._trainer.data_loader
+        if isinstance(loader, TrainLoader):
+            loader.start_iter = self.start_iter
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """See :meth:`DefaultTrainer.build_hooks`."""
+        reproducible = [SeedEachIteration(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
+        return [*reproducible, *super().build_hooks()]
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -44,11 +59,19 @@ class MaskXTrainer(DefaultTrainer):
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """See :meth:`DefaultTrainer.build_train_loader`."""
-        return build_detection_train_loader(
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """
+        See :meth:`DefaultTrainer.build_train_loader`. It logs how many boxes have a mask.
+
+        Raises:
+            ValueError: if there is a mask head, but no mask to train it with.
+        """
+        # What detectron2's own function would build the loader of.
+        kwargs = build_detection_train_loader.from_config(
             cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
         )
+        log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=cfg.MODEL.MASK_ON)
+        return TrainLoader(**kwargs)
 
     @classmethod
     def build_evaluator(

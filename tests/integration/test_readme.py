@@ -33,5 +33,5 @@ def test_your_own_data(blocks, tmp_path):
         [*command, *overrides.split(" ")], cwd=tmp_path, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    assert "Set A: 8 boxes, 8 masks. Set B: 8 boxes, 0 masks." in run.stdout
+    assert "16 boxes, 8 of them with a mask (50 %). 2 categories with masks, 2 with" in run.stdout
     assert "segm_B" in run.stdout

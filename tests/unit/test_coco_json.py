@@ -1,6 +1,7 @@
 """Reading COCO files: the same as detectron2's loader where it is right, and no box lost."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import write_coco
@@ -93,9 +94,8 @@ def test_unwanted_masks_are_dropped_and_nothing_else(coco):
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_the_sections_does_not_matter(coco, order):
     json_file, images = coco()
-    data = json.loads(open(json_file).read())
-    with open(json_file, "w") as f:
-        json.dump(dict(list(data.items())[::order]), f)
+    data = json.loads(Path(json_file).read_text())
+    Path(json_file).write_text(json.dumps(dict(list(data.items())[::order])))
     register_coco_instances("pets", {}, json_file, images)
     split = ClassSplit("pets", {"cat", "cup"}, {"dog", "car"})
     register_partial("pets_partial", base="pets", split=split)

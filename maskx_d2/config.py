@@ -16,15 +16,22 @@ def add_maskx_config(cfg: CfgNode) -> None:
     The defaults are the paper's best setting, without the MLP branch. Tables are the paper's.
     """
     cfg.MODEL.MASKX = CfgNode()
-    # What the weight transfer function T sees of a category: "cls", "box" or "cls+box" (Table 1a).
-    # Class-agnostic box regression leaves "cls" only.
+    # What the weight transfer function T sees of a category (Table 1a): its box-head weights
+    # "cls", "box" or "cls+box" (class-agnostic box regression leaves "cls" only), or a fixed
+    # vector: "embedding", of EMBEDDING_FILE, or "random".
     cfg.MODEL.MASKX.TRANSFER_INPUT = "cls+box"
+    # A .npy or .pt file with a vector for each category, matched by name; see
+    # maskx_d2/modeling/embedding_files.py.
+    cfg.MODEL.MASKX.EMBEDDING_FILE = ""
     # Widths of T's hidden layers: [] is one layer, [256] two, [256, 256] three (Table 1b).
     cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS = [256]
     # Slope of the LeakyReLU after each hidden layer, a float; 0.0 is ReLU (Table 1b).
     cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE = 0.1
     # Cut the gradient between T and the box head; needed in end-to-end training (Table 1d).
     cfg.MODEL.MASKX.STOP_GRAD = True
-    # Add the class-agnostic mask of one fully connected layer to the logits (Table 1c): 157 M
-    # parameters for 256 channels and 28×28 masks.
+    # Add the class-agnostic mask of one fully connected layer to the logits (Table 1c).
     cfg.MODEL.MASKX.MLP_BRANCH = False
+    # Its rank; 0 is the paper's full rank, 157 M parameters for 256 channels and 28×28 masks.
+    cfg.MODEL.MASKX.MLP_RANK = 0
+    # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
+    cfg.MODEL.MASKX.FREEZE_DETECTOR = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from detectron2.config import LazyCall as L
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
     MaskRCNNConvUpsampleHead,
@@ -20,6 +21,8 @@ from .modeling import (
     MaskXMixin,
     MaskXRes5ROIHeads,
     MaskXROIHeads,
+    load_class_embedding,
+    random_class_embedding,
 )
 
 __all__ = ["apply_maskx"]
@@ -39,6 +42,9 @@ def apply_maskx(
     transfer_negative_slope: float = 0.1,
     stop_grad: bool = True,
     mlp_branch: bool = False,
+    mlp_rank: int = 0,
+    thing_classes: Sequence[str] | None = None,
+    embedding_file: str | None = None,
 ) -> DictConfig:
     """
     Turn the description of a Mask R-CNN into that of a Mask^X R-CNN. Nothing is instantiated.
@@ -48,13 +54,17 @@ def apply_maskx(
             detectron2's ``common/models/mask_rcnn_fpn.py``. It is changed in place.
         transfer_input, transfer_hidden_dims, transfer_negative_slope, stop_grad: see
             :class:`~maskx_d2.modeling.MaskXMixin`.
-        mlp_branch: see :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
+        mlp_branch, mlp_rank: see :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
+        thing_classes, embedding_file: with ``transfer_input="embedding"`` the names of the K
+            categories and a file with their vectors, see
+            :func:`~maskx_d2.modeling.load_class_embedding`; with ``"random"`` the names.
 
     Returns:
         ``model``, for chaining.
 
     Raises:
-        ValueError: if the ROI heads or the mask head are not ones that have a Mask^X form.
+        ValueError: if the ROI heads or the mask head are not ones that have a Mask^X form, or an
+            embedding lacks its file or names.
     """
     roi_heads = model.get("roi_heads")
     mask_head = roi_heads.get("mask_head") if roi_heads is not None else None
@@ -77,15 +87,36 @@ def apply_maskx(
     if replaceable:
         mask_head._target_ = MaskXConvUpsampleHead
     mask_head.pop("num_classes", None)
-    mask_head.mlp_branch = mlp_branch
+    mask_head.update(mlp_branch=mlp_branch, mlp_rank=mlp_rank)
     roi_heads._target_ = maskx_roi_heads
+    roi_heads.pop("class_embedding", None)  # of an earlier call
     roi_heads.update(
-        transfer_input=transfer_input,
+        **_transfer_input(transfer_input, thing_classes, embedding_file),
         transfer_hidden_dims=list(transfer_hidden_dims),
         transfer_negative_slope=transfer_negative_slope,
         stop_grad=stop_grad,
     )
     return model
+
+
+def _transfer_input(
+    source: str, thing_classes: Sequence[str] | None, file: str | None
+) -> dict[str, Any]:
+    if (file is not None) != (source == "embedding") or (
+        (thing_classes is not None) != (source in ("embedding", "random"))
+    ):
+        raise ValueError(
+            f"transfer_input '{source}' does not go with what is given: 'embedding' needs "
+            "thing_classes and embedding_file, 'random' thing_classes, the others neither."
+        )
+    if thing_classes is None:
+        return {"transfer_input": source}
+    names = list(thing_classes)
+    if source == "random":
+        vectors = L(random_class_embedding)(thing_classes=names)
+    else:
+        vectors = L(load_class_embedding)(path=file, thing_classes=names)
+    return {"transfer_input": "embedding", "class_embedding": vectors}
 
 
 def _target(config: DictConfig) -> Any:

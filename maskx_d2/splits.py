@@ -11,10 +11,13 @@ Set A and set B are the paper's names ("Learning to Segment Every Thing", sectio
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from os import PathLike
+
+import numpy as np
 
 __all__ = [
     "COCO_VOC_CLASSES",
@@ -23,8 +26,10 @@ __all__ = [
     "TEXTURES",
     "ClassSplit",
     "coco_nonvoc2voc",
+    "coco_random_splits",
     "coco_voc2nonvoc",
     "load_split",
+    "random_split",
     "shapes_a27b9",
 ]
 
@@ -226,6 +231,63 @@ def coco_voc2nonvoc(thing_classes: Sequence[str]) -> ClassSplit:
 def coco_nonvoc2voc(thing_classes: Sequence[str]) -> ClassSplit:
     """The paper's "non-voc → voc": masks for the 60 other categories, boxes for the 20 of VOC."""
     return coco_voc2nonvoc(thing_classes).swapped("nonvoc2voc")
+
+
+def random_split(
+    thing_classes: Sequence[str], num_with_masks: int, seed: int, name: str | None = None
+) -> ClassSplit:
+    """
+    Masks for ``num_with_masks`` of the categories, drawn at random.
+
+    Args:
+        thing_classes: all K category names of a data set, in its order.
+        num_with_masks: |A|, at least 1 and less than K.
+        seed: of the draw, which is the same on every machine.
+        name: of the split; None is such as ``random_a20_seed1``.
+
+    Raises:
+        ValueError: if ``num_with_masks`` leaves A or B empty.
+    """
+    if not 0 < num_with_masks < len(thing_classes):
+        raise ValueError(
+            f"a random split of {len(thing_classes)} categories needs from 1 to "
+            f"{len(thing_classes) - 1} of them with masks, not {num_with_masks}."
+        )
+    rng = np.random.RandomState(seed)  # whose streams numpy promises never to change
+    chosen = rng.choice(len(thing_classes), num_with_masks, replace=False)
+    with_masks = {thing_classes[i] for i in chosen}
+    name = name or f"random_a{num_with_masks}_seed{seed}"
+    return ClassSplit.from_with_masks(name, with_masks, thing_classes)
+
+
+def coco_random_splits() -> dict[str, Callable[[Sequence[str]], ClassSplit]]:
+    """
+    The paper's 25 random splits of COCO (section 4.2, figure 3): five draws for each |A|.
+
+    Returns:
+        by their names in the authors' code, ``E1_A20B60`` to ``E5_A60B20``, a function from
+        COCO's 80 category names to the split.
+    """
+    rng = np.random.RandomState(3)
+    splits: dict[str, Callable[[Sequence[str]], ClassSplit]] = {}
+    for trial in range(1, 6):
+        for size in (20, 30, 40, 50, 60):
+            chosen = rng.choice(80, size, replace=False).tolist()
+            name = f"E{trial}_A{size}B{80 - size}"
+            splits[name] = partial(_split_by_position, name, tuple(chosen))
+    return splits
+
+
+def _split_by_position(
+    name: str, positions: tuple[int, ...], thing_classes: Sequence[str]
+) -> ClassSplit:
+    if len(thing_classes) != 80:
+        raise ValueError(
+            f"split '{name}' is of COCO's 80 categories, but the data set has "
+            f"{len(thing_classes)}; use random_split."
+        )
+    with_masks = {thing_classes[i] for i in positions}
+    return ClassSplit.from_with_masks(name, with_masks, thing_classes)
 
 
 # The generated data set of datasets/make_shapes.py: every category is a texture on a shape.

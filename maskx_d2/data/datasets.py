@@ -23,6 +23,7 @@ from ..splits import (
     SHAPES_CLASSES,
     ClassSplit,
     coco_nonvoc2voc,
+    coco_random_splits,
     coco_voc2nonvoc,
     load_split,
     shapes_a27b9,
@@ -32,7 +33,13 @@ from .coco_reader import read_categories
 from .partial_masks import drop_masks
 from .supervision import SupervisionSummary
 
-__all__ = ["class_split_of", "log_supervision", "register_partial", "register_presets"]
+__all__ = [
+    "class_split_of",
+    "log_supervision",
+    "register_partial",
+    "register_presets",
+    "thing_classes_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +104,25 @@ def class_split_of(dataset_name: str) -> ClassSplit | None:
         DatasetCatalog.get(dataset_name)
     split: ClassSplit | None = metadata.get("class_split")
     return split
+
+
+def thing_classes_of(dataset_name: str) -> list[str]:
+    """
+    The category names of a registered data set, loaded if need be.
+
+    Raises:
+        KeyError: if it is not registered.
+        ValueError: if it does not name its categories.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    if not metadata.get("thing_classes"):
+        DatasetCatalog.get(dataset_name)
+    if not metadata.get("thing_classes"):
+        raise ValueError(
+            f"data set '{dataset_name}' does not name its categories; set "
+            f"MetadataCatalog.get('{dataset_name}').thing_classes."
+        )
+    return list(metadata.thing_classes)
 
 
 def log_supervision(
@@ -228,7 +254,11 @@ def _check_files_exist(name: str, base: str) -> None:
 # ------------------------------------------------------------------------------------- presets
 
 _TRAINING, _EVALUATION = False, True  # evaluation keeps the masks of B
-_COCO_SPLITS = {"voc2nonvoc": coco_voc2nonvoc, "nonvoc2voc": coco_nonvoc2voc}
+_COCO_SPLITS = {
+    "voc2nonvoc": coco_voc2nonvoc,
+    "nonvoc2voc": coco_nonvoc2voc,
+    **coco_random_splits(),
+}
 _SHAPES_SPLITS = {"a27b9": shapes_a27b9}
 
 # base data set → what it is used for, and its splits

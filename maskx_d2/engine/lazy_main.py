@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
-from ..modeling import check_supervised_masks_only
+from ..modeling import check_supervised_masks_only, freeze_detector
 from .resuming import AtomicWrites, SeedEachIteration
 
 __all__ = ["build_train_loader", "is_lazy", "lazy_main"]
@@ -50,6 +50,8 @@ def lazy_main(args: argparse.Namespace) -> Any:
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="maskx_d2")
     model = instantiate(cfg.model).to(cfg.train.device)
+    if cfg.train.get("freeze_detector", False):
+        freeze_detector(model)
     model = create_ddp_model(model, **cfg.train.ddp)
     if not args.eval_only:
         return _train(args, cfg, model)

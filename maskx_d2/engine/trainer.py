@@ -13,7 +13,7 @@ from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import SplitCOCOEvaluator
-from ..modeling import check_supervised_masks_only
+from ..modeling import check_supervised_masks_only, freeze_detector
 from .resuming import AtomicWrites, SeedEachIteration
 
 __all__ = ["MaskXTrainer"]
@@ -56,7 +56,7 @@ class MaskXTrainer(DefaultTrainer):
         """
         model: nn.Module = super().build_model(cfg)
         check_supervised_masks_only(model)
-        return model
+        return freeze_detector(model) if cfg.MODEL.MASKX.FREEZE_DETECTOR else model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:

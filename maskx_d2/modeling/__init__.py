@@ -1,7 +1,10 @@
 """The weight transfer function and the ROI heads that use it."""
 
 from .class_embedding import DETECTION_WEIGHT_SOURCES, detection_weights
-from .mask_head import MaskXConvUpsampleHead
+from .embedding_files import load_class_embedding, random_class_embedding
+from .freeze import freeze_detector
+from .mask_head import MaskXConvUpsampleHead, MLPConvUpsampleHead
+from .mlp_branch import MLPBranch
 from .roi_heads import (
     MaskXCascadeROIHeads,
     MaskXMixin,
@@ -18,6 +21,8 @@ from .weight_transfer import WeightTransfer
 
 __all__ = [
     "DETECTION_WEIGHT_SOURCES",
+    "MLPBranch",
+    "MLPConvUpsampleHead",
     "MaskXCascadeROIHeads",
     "MaskXConvUpsampleHead",
     "MaskXMixin",
@@ -30,5 +35,8 @@ __all__ = [
     "WeightTransfer",
     "check_supervised_masks_only",
     "detection_weights",
+    "freeze_detector",
+    "load_class_embedding",
+    "random_class_embedding",
     "select_supervised",
 ]

@@ -14,9 +14,11 @@ from detectron2.modeling.roi_heads.mask_head import (
     mask_rcnn_loss,
 )
 from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["MaskXConvUpsampleHead"]
+from .mlp_branch import MLPBranch
+
+__all__ = ["MLPConvUpsampleHead", "MaskXConvUpsampleHead"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,34 +44,22 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
         *,
         conv_dims: List[int],
         mlp_branch: bool = False,
+        mlp_rank: int = 0,
         **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: channels, height and width of the pooled RoI features.
             conv_dims: as for :class:`MaskRCNNConvUpsampleHead`; the last is C.
-            mlp_branch: whether to add the class-agnostic mask of a fully connected layer. For
-                C = 256 and M = 28 that is one matrix of 157 M parameters, as in the paper.
+            mlp_branch: whether to add the class-agnostic mask of a fully connected layer.
+            mlp_rank: its rank, 0 for the paper's full rank; see :class:`MLPBranch`.
             **kwargs: ``conv_norm``, ``loss_weight`` and ``vis_period`` of the parent.
         """
         super().__init__(input_shape, num_classes=1, conv_dims=conv_dims, **kwargs)
         del self.predictor
         self.num_trunk_layers = len(self)
         self.out_channels: int = conv_dims[-1]
-        self.mlp_branch = self._build_mlp_branch(input_shape) if mlp_branch else None
-
-    def _build_mlp_branch(self, input_shape: ShapeSpec) -> nn.Linear:
-        if not input_shape.height or input_shape.height != input_shape.width:
-            raise ValueError(
-                "the MLP branch of the mask head needs RoI features of one known square size, "
-                f"got {input_shape.height}×{input_shape.width}; "
-                "set MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, or MODEL.MASKX.MLP_BRANCH to False."
-            )
-        num_pixels = (2 * input_shape.height) ** 2
-        branch = nn.Linear(self.out_channels * num_pixels, num_pixels)
-        nn.init.normal_(branch.weight, std=0.001)
-        nn.init.zeros_(branch.bias)
-        return branch
+        self.mlp_branch = _mlp_branch(input_shape, conv_dims, mlp_rank) if mlp_branch else None
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> Dict[str, Any]:
@@ -84,6 +74,7 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
         ret: Dict[str, Any] = super().from_config(cfg, input_shape)
         del ret["num_classes"]
         ret["mlp_branch"] = cfg.MODEL.MASKX.MLP_BRANCH
+        ret["mlp_rank"] = cfg.MODEL.MASKX.MLP_RANK
         return ret
 
     def forward(self, x: Tensor, instances: List[Instances], class_weights: Tensor) -> Any:
@@ -123,7 +114,7 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
                 x = layer(x)
         logits = torch.einsum("rchw,rc->rhw", x, roi_weights).unsqueeze(1)
         if self.mlp_branch is not None:
-            logits = logits + self.mlp_branch(x.flatten(1)).reshape(logits.shape)
+            logits = logits + self.mlp_branch(x)
         return logits
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
@@ -135,6 +126,58 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
                 "the weight transfer function predicts the mask weights of every category."
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class MLPConvUpsampleHead(MaskRCNNConvUpsampleHead):
+    """
+    Detectron2's conv mask head with the MLP branch's class-agnostic mask added to its logits.
+
+    With ``MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK`` it is the paper's "class-agnostic + MLP"
+    (Table 1c). It needs no weight transfer.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        conv_dims: List[int],
+        mlp_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels, height and width of the pooled RoI features.
+            conv_dims: as for :class:`MaskRCNNConvUpsampleHead`; the last is C.
+            mlp_rank: see :class:`MLPBranch`.
+            **kwargs: further arguments of the parent.
+        """
+        super().__init__(input_shape, conv_dims=conv_dims, **kwargs)
+        self.num_trunk_layers = len(self) - 1
+        self.mlp_branch = _mlp_branch(input_shape, conv_dims, mlp_rank)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> Dict[str, Any]:
+        """See :meth:`MaskRCNNConvUpsampleHead.from_config`."""
+        return {**super().from_config(cfg, input_shape), "mlp_rank": cfg.MODEL.MASKX.MLP_RANK}
+
+    def layers(self, x: Tensor) -> Tensor:
+        """(R, channels, M/2, M/2) pooled features → (R, K or 1, M, M) mask logits."""
+        for i, layer in enumerate(self):
+            if i < self.num_trunk_layers:  # predictor and MLP branch both stand on the trunk
+                x = layer(x)
+        return self.predictor(x) + self.mlp_branch(x)
+
+
+def _mlp_branch(input_shape: ShapeSpec, conv_dims: List[int], rank: int) -> MLPBranch:
+    if not input_shape.height or input_shape.height != input_shape.width:
+        raise ValueError(
+            "the MLP branch of the mask head needs RoI features of one known square size, "
+            f"got {input_shape.height}×{input_shape.width}; "
+            "set MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, or MODEL.MASKX.MLP_BRANCH to False."
+        )
+    return MLPBranch(conv_dims[-1], 2 * input_shape.height, rank=rank)
 
 
 @torch.jit.unused

@@ -24,11 +24,14 @@ from detectron2.modeling.roi_heads import (
     Res5ROIHeads,
     StandardROIHeads,
 )
-from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from ..data.datasets import thing_classes_of
 from .class_embedding import detection_weights
+from .embedding_files import load_class_embedding, random_class_embedding
 from .mask_head import MaskXConvUpsampleHead
 from .weight_transfer import WeightTransfer
 
@@ -70,6 +73,16 @@ def _is_supervised(proposals: Instances, num_classes: int) -> Tensor:
     return foreground if proposals.has("gt_masks") else torch.zeros_like(foreground)
 
 
+def _blank_roi(instances: Instances) -> Instances:
+    """The image as one RoI of category 0 with an empty mask, for a loss that is not to count."""
+    height, width = instances.image_size
+    blank = Instances(instances.image_size)
+    blank.proposal_boxes = Boxes(torch.tensor([[0.0, 0.0, width, height]]))
+    blank.gt_classes = torch.zeros(1, dtype=torch.int64)
+    blank.gt_masks = BitMasks(torch.zeros(1, height, width, dtype=torch.bool))
+    return blank.to(instances.gt_classes.device)
+
+
 class SupervisedMasksOnly:
     """
     Mixin over ROI heads: RoIs without a mask stay out of the mask head's training.
@@ -92,6 +105,13 @@ class SupervisedMasksOnly:
         """See :meth:`StandardROIHeads._forward_mask`; what has no mask is not even pooled."""
         if self.training and self.mask_on:  # type: ignore[attr-defined]
             instances = select_supervised(instances, self.num_classes)
+            # PointRend samples points of RoIs itself and can't do without one.
+            if getattr(self, "mask_pooler", None) is None and not any(len(i) for i in instances):
+                blank = [_blank_roi(instances[0]), *instances[1:]]
+                with EventStorage():  # whose figures don't count either
+                    losses = super()._forward_mask(features, blank)  # type: ignore[misc]
+                get_event_storage().put_scalar("mask_head/num_supervised_rois", 0)
+                return {name: 0 * loss for name, loss in losses.items()}
         return super()._forward_mask(features, instances)  # type: ignore[misc]
 
     def _drop_unsupervised(self, mask_head: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -100,9 +120,7 @@ class SupervisedMasksOnly:
             return args
         keep = [_is_supervised(i, self.num_classes) for i in instances]
         num_supervised = sum(int(k.sum()) for k in keep)
-        get_event_storage().put_scalar(
-            "mask_head/num_supervised_rois", num_supervised / max(len(instances), 1)
-        )
+        get_event_storage().put_scalar("mask_head/num_supervised_rois", num_supervised)
         if num_supervised < sum(len(i) for i in instances):
             instances = [i[k] for i, k in zip(instances, keep)]
             if isinstance(features, Tensor):  # else a dict of the images' features
@@ -123,6 +141,7 @@ class MaskXMixin(SupervisedMasksOnly):
         self,
         *,
         transfer_input: str = "cls+box",
+        class_embedding: Tensor | None = None,
         transfer_hidden_dims: Sequence[int] = (256,),
         transfer_negative_slope: float = 0.1,
         stop_grad: bool = True,
@@ -130,7 +149,10 @@ class MaskXMixin(SupervisedMasksOnly):
     ) -> None:
         """
         Args:
-            transfer_input: what T sees of each category, see :func:`detection_weights`.
+            transfer_input: what T sees of each category, see :func:`detection_weights`; or
+                ``"embedding"``.
+            class_embedding: with ``"embedding"``, a fixed vector for each of the K categories,
+                (K, D) float, see :func:`load_class_embedding`.
             transfer_hidden_dims, transfer_negative_slope: see :class:`WeightTransfer`.
             stop_grad: whether the mask loss leaves the box head alone.
             **kwargs: arguments of the ROI heads that are mixed into.
@@ -151,6 +173,18 @@ class MaskXMixin(SupervisedMasksOnly):
             )
         self.transfer_input = transfer_input
         self.stop_grad = stop_grad
+        if (class_embedding is None) == (transfer_input == "embedding"):
+            raise ValueError(
+                f"transfer_input is '{transfer_input}', and a class embedding is "
+                f"{'missing' if class_embedding is None else 'given'}: they go together."
+            )
+        if class_embedding is not None and len(class_embedding) != self.num_classes:
+            raise ValueError(
+                f"the class embedding has {len(class_embedding)} rows, but the model has "
+                f"{self.num_classes} categories (MODEL.ROI_HEADS.NUM_CLASSES)."
+            )
+        # In the checkpoint, so that a model is never used with other vectors than it learnt with.
+        self.register_buffer("class_embedding", class_embedding)  # type: ignore[attr-defined]
         # Built after the box predictor, so that the length of its vectors is measured.
         self.weight_transfer = WeightTransfer(
             self._class_vectors().shape[1],
@@ -169,7 +203,7 @@ class MaskXMixin(SupervisedMasksOnly):
         """See :meth:`ROIHeads.from_config`."""
         ret: dict[str, Any] = super().from_config(cfg, input_shape)  # type: ignore[misc]
         ret.update(
-            transfer_input=cfg.MODEL.MASKX.TRANSFER_INPUT,
+            **_transfer_input(cfg),
             transfer_hidden_dims=cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS,
             transfer_negative_slope=cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE,
             stop_grad=cfg.MODEL.MASKX.STOP_GRAD,
@@ -208,6 +242,8 @@ class MaskXMixin(SupervisedMasksOnly):
         return super().train(mode)  # type: ignore[misc]
 
     def _class_vectors(self) -> Tensor:
+        if self.class_embedding is not None:
+            return self.class_embedding
         return detection_weights(
             self._last_box_predictor(), source=self.transfer_input, stop_grad=self.stop_grad
         )
@@ -221,6 +257,28 @@ class MaskXMixin(SupervisedMasksOnly):
         self, mask_head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {"class_weights": self.class_weights(), **kwargs}
+
+
+def _transfer_input(cfg: Any) -> dict[str, Any]:
+    """T's input as the config says it; of embeddings, the vectors of the categories."""
+    source, file = cfg.MODEL.MASKX.TRANSFER_INPUT, cfg.MODEL.MASKX.EMBEDDING_FILE
+    if file and source != "embedding":
+        raise ValueError(
+            f"MODEL.MASKX.EMBEDDING_FILE is '{file}', but TRANSFER_INPUT is '{source}'; set it to "
+            "'embedding', or EMBEDDING_FILE to ''."
+        )
+    if source not in ("embedding", "random"):
+        return {"transfer_input": source}
+    names = thing_classes_of((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
+    if source == "random":
+        vectors = random_class_embedding(names)
+    elif file:
+        vectors = load_class_embedding(PathManager.get_local_path(file), names)
+    else:
+        raise ValueError(
+            "MODEL.MASKX.TRANSFER_INPUT is 'embedding', but EMBEDDING_FILE is empty; name a file."
+        )
+    return {"transfer_input": "embedding", "class_embedding": vectors}
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -9,10 +9,13 @@ def test_defaults_are_the_papers_best():
     add_maskx_config(cfg)
     assert dict(cfg.MODEL.MASKX) == {
         "TRANSFER_INPUT": "cls+box",
+        "EMBEDDING_FILE": "",
         "TRANSFER_HIDDEN_DIMS": [256],
         "TRANSFER_NEGATIVE_SLOPE": 0.1,
         "STOP_GRAD": True,
         "MLP_BRANCH": False,
+        "MLP_RANK": 0,
+        "FREEZE_DETECTOR": False,
     }
 
 

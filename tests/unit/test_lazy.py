@@ -68,7 +68,7 @@ def test_someone_elses_roi_heads():
 
 def test_mlp_branch():
     model = apply_maskx(model_zoo.get_config("shapes/maskx.py").model, mlp_branch=True)
-    assert instantiate(model.roi_heads).mask_head.mlp_branch.out_features == 28 * 28
+    assert instantiate(model.roi_heads).mask_head.mlp_branch[0].out_features == 28 * 28
 
 
 def test_models_without_a_maskx_form_are_refused():

@@ -54,8 +54,8 @@ def test_logits_follow_the_paper_in_numpy():
     """T, the selected 1×1 convolution and the MLP branch from the same weights, by hand."""
     head = mask_head(mlp_branch=True)
     transfer = WeightTransfer(3, C, hidden_dims=(4,))
-    torch.nn.init.normal_(head.mlp_branch.weight)
-    torch.nn.init.normal_(head.mlp_branch.bias)
+    torch.nn.init.normal_(head.mlp_branch[0].weight)
+    torch.nn.init.normal_(head.mlp_branch[0].bias)
     vectors, x = torch.randn(K, 3), torch.randn(2, CHANNELS, SIDE, SIDE)
     classes = [3, 1]
     with torch.no_grad():
@@ -81,9 +81,9 @@ def test_mlp_branch_is_the_papers():
     head = MaskXConvUpsampleHead(
         ShapeSpec(channels=8, height=14, width=14), conv_dims=[8], mlp_branch=True
     )
-    assert head.mlp_branch.weight.shape == (28 * 28, 8 * 28 * 28)
-    assert head.mlp_branch.weight.std().item() == pytest.approx(0.001, rel=0.01)
-    assert not head.mlp_branch.bias.any()
+    assert head.mlp_branch[0].weight.shape == (28 * 28, 8 * 28 * 28)
+    assert head.mlp_branch[0].weight.std().item() == pytest.approx(0.001, rel=0.01)
+    assert not head.mlp_branch[0].bias.any()
     with pytest.raises(ValueError, match="features of one known square size, got None×None"):
         MaskXConvUpsampleHead(ShapeSpec(channels=8), conv_dims=[8], mlp_branch=True)
 

@@ -7,6 +7,8 @@ from detectron2.modeling import build_model
 from maskx_d2 import model_zoo
 from maskx_d2.modeling import MaskXROIHeads, SupervisedMasksOnly
 
+YAMLS = [n for n in model_zoo.list_configs() if n.startswith("coco/") and n.endswith(".yaml")]
+
 
 def test_the_papers_configs_are_all_there():
     names = model_zoo.list_configs()
@@ -16,7 +18,7 @@ def test_the_papers_configs_are_all_there():
                 assert f"coco/{direction}/{method}_R_{depth}_FPN_1x.yaml" in names
 
 
-@pytest.mark.parametrize("name", [n for n in model_zoo.list_configs() if n.endswith(".yaml")])
+@pytest.mark.parametrize("name", [n for n in YAMLS if "table1" not in n])
 def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     cfg = model_zoo.get_config(name)
     assert isinstance(cfg, CfgNode)
@@ -43,6 +45,65 @@ def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     assert (heads.mask_head.mlp_branch is None) is ("no_mlp" in name)
     if "no_mlp" not in name:
         assert sum(p.numel() for p in heads.mask_head.mlp_branch.parameters()) == 157_352_720
+
+
+# T's input, its hidden layers, its slope, stop-gradient, MLP branch and its rank
+BEST = ("cls+box", [256], 0.1, True, False, 0)
+TABLE1 = {
+    "stagewise": BEST,
+    "a_cls": ("cls", *BEST[1:]),
+    "a_box": ("box", *BEST[1:]),
+    "a_random": ("random", *BEST[1:]),
+    "a_glove": ("embedding", *BEST[1:]),
+    "b_1_layer": ("cls+box", [], *BEST[2:]),
+    "b_2_layers_relu": ("cls+box", [256], 0.0, *BEST[3:]),
+    "b_3_layers_leaky_relu": ("cls+box", [256, 256], *BEST[2:]),
+    "b_3_layers_relu": ("cls+box", [256, 256], 0.0, *BEST[3:]),
+    "c_transfer_mlp": (*BEST[:4], True, 0),
+    "c_transfer_mlp_rank16": (*BEST[:4], True, 16),
+    "d_transfer_no_stop_grad": (*BEST[:3], False, False, 0),
+}
+NOT_TRANSFER = {"detector", "c_class_agnostic", "c_class_agnostic_mlp"}
+
+
+def test_table_1_is_complete():
+    names = {n.split("/")[-1].removesuffix(".yaml") for n in YAMLS if "table1" in n}
+    assert names == {*TABLE1, *NOT_TRANSFER}
+
+
+@pytest.mark.parametrize("row", TABLE1)
+def test_rows_of_table_1_differ_in_what_they_are_about(row):
+    cfg = model_zoo.get_config(f"coco/table1/{row}.yaml")
+    maskx = cfg.MODEL.MASKX
+    assert (
+        maskx.TRANSFER_INPUT,
+        maskx.TRANSFER_HIDDEN_DIMS,
+        maskx.TRANSFER_NEGATIVE_SLOPE,
+        maskx.STOP_GRAD,
+        maskx.MLP_BRANCH,
+        maskx.MLP_RANK,
+    ) == TABLE1[row]
+    assert cfg.MODEL.ROI_HEADS.NAME == "MaskXROIHeads"
+    check_stages(cfg, row)
+
+
+@pytest.mark.parametrize("row", sorted(NOT_TRANSFER))
+def test_rows_of_table_1_without_transfer(row):
+    cfg = model_zoo.get_config(f"coco/table1/{row}.yaml")
+    if row == "detector":
+        assert not cfg.MODEL.MASK_ON and not cfg.MODEL.MASKX.FREEZE_DETECTOR
+        return
+    head = cfg.MODEL.ROI_MASK_HEAD
+    assert head.CLS_AGNOSTIC_MASK
+    assert (head.NAME == "MLPConvUpsampleHead") is row.endswith("mlp")
+    check_stages(cfg, row)
+
+
+def check_stages(cfg, row):
+    assert cfg.MODEL.MASKX.FREEZE_DETECTOR is not row.startswith("d_")
+    from_detector = cfg.MODEL.WEIGHTS == "output/table1/detector/model_final.pth"
+    assert from_detector is not row.startswith("d_")
+    assert cfg.DATASETS.TRAIN == ("coco_2017_train_voc2nonvoc",)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
 
@@ -8,8 +9,10 @@ from maskx_d2.splits import (
     SHAPES_CLASSES,
     ClassSplit,
     coco_nonvoc2voc,
+    coco_random_splits,
     coco_voc2nonvoc,
     load_split,
+    random_split,
     shapes_a27b9,
 )
 
@@ -102,3 +105,33 @@ def test_bad_split_files_are_errors_that_name_the_file(tmp_path, content, messag
 def test_missing_split_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         load_split(tmp_path / "nowhere.json")
+
+
+def test_the_papers_25_random_splits():
+    splits = coco_random_splits()
+    assert len(splits) == 25
+    names = [f"class {i}" for i in range(80)]
+    rng = np.random.RandomState(3)  # np.random.seed(3) of the authors' code
+    for trial in range(1, 6):
+        for size in (20, 30, 40, 50, 60):
+            chosen = rng.choice(80, size, replace=False)
+            split = splits[f"E{trial}_A{size}B{80 - size}"](names)
+            assert split.with_masks == {names[i] for i in chosen}
+            assert split.name == f"E{trial}_A{size}B{80 - size}"
+    # Pinned: a change of numpy's legacy generator would change what the names mean.
+    a, _ = splits["E1_A20B60"](names).indices(names)
+    assert a[:6] == [6, 8, 9, 12, 13, 27]
+    with pytest.raises(ValueError, match="80 categories, but the data set has 3"):
+        splits["E1_A20B60"](names[:3])
+
+
+def test_random_split_of_any_data_set():
+    names = [f"class {i}" for i in range(10)]
+    split = random_split(names, 4, seed=1)
+    assert len(split.with_masks) == 4 and split.with_masks | split.boxes_only == set(names)
+    assert split == random_split(names, 4, seed=1)
+    assert split.with_masks != random_split(names, 4, seed=2).with_masks
+    assert split.name == "random_a4_seed1"
+    for size in (0, 10, -1):
+        with pytest.raises(ValueError, match="from 1 to 9"):
+            random_split(names, size, seed=1)

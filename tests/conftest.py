@@ -18,7 +18,7 @@ from PIL import Image
 
 from maskx_d2 import model_zoo
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are too small for more
 
 NUM_CLASSES = 4
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -118,7 +118,11 @@ def _instance(
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": contiguous[category_id],
     }
-    if instance["category_id"] not in boxes_only and has_mask(annotation):
+    try:
+        masked = instance["category_id"] not in boxes_only and has_mask(annotation)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from e
+    if masked:
         segmentation = annotation["segmentation"]
         if not isinstance(segmentation, dict):
             segmentation = usable_polygons(segmentation)

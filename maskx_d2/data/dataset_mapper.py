@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-from pycocotools.mask import encode
+from numpy.typing import NDArray
+from pycocotools.mask import encode, frPyObjects
 
 from .partial_masks import box_polygon, has_mask, usable_polygons
 
@@ -24,6 +26,9 @@ class PartialMaskDatasetMapper(DatasetMapper):
     a field ``gt_has_mask``: bool (N,) over the N instances. Where it is False, ``gt_masks`` holds
     the instance's box as a stand-in, because detectron2's mask containers want a mask for every
     instance; :class:`~maskx_d2.modeling.SupervisedMasksOnly` keeps it away from the loss.
+
+    An image with RLE masks gets :class:`BitMasks` also where ``INPUT.MASK_FORMAT`` says polygons.
+    Where keypoints are used, instances without any get invisible ones.
 
     Stock detectron2 decides by the first annotation of an image whether the image has masks: a
     mixed image loses all of them without a word, crashes, or loses boxes.
@@ -46,32 +51,34 @@ class PartialMaskDatasetMapper(DatasetMapper):
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
     ) -> None:
         """Follows :meth:`DatasetMapper._transform_annotations`, instance by instance."""
+        for annotation in dataset_dict["annotations"]:
+            if not self.use_keypoint:
+                annotation.pop("keypoints", None)
+            elif annotation.get("keypoints") is None or not len(annotation["keypoints"]):
+                # Where one instance of an image has them, detectron2 wants all to have them.
+                annotation["keypoints"] = [0.0] * (3 * len(self.keypoint_hflip_indices))
         if not self.use_instance_mask:
             return super()._transform_annotations(dataset_dict, transforms, image_shape)
 
         annotations = [a for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
-        supervised = [_provide_mask(annotation) for annotation in annotations]
-        if self.instance_mask_format == "polygon" and any(
-            isinstance(a["segmentation"], dict) for a in annotations
-        ):
-            raise ValueError(
-                f"image {dataset_dict.get('image_id')} has RLE masks, which can't become polygons; "
-                'set INPUT.MASK_FORMAT to "bitmask".'
-            )
-        for annotation in annotations:
-            if not self.use_keypoint:
-                annotation.pop("keypoints", None)
+        supervised = [_provide_mask(a, dataset_dict) for a in annotations]
+        # RLE can't become polygons. Containers may differ from image to image, so nothing is lost.
+        has_rle = any(isinstance(a["segmentation"], dict) for a in annotations)
+        mask_format = "bitmask" if has_rle else self.instance_mask_format
+        for annotation, real in zip(annotations, supervised):
             utils.transform_instance_annotations(
                 annotation,
                 transforms,
                 image_shape,
                 keypoint_hflip_indices=self.keypoint_hflip_indices,
             )
+            if real and isinstance(annotation["segmentation"], list):
+                annotation["segmentation"] = _clip(annotation["segmentation"], image_shape)
         instances = utils.annotations_to_instances(
-            annotations, image_shape, mask_format=self.instance_mask_format
+            annotations, image_shape, mask_format=mask_format
         )
         if annotations:
-            # A mask that a crop or a coarse grid has emptied is none; its box stays.
+            # A mask that left the image or slipped through a coarse grid is none; its box stays.
             instances.gt_has_mask = torch.tensor(supervised) & instances.gt_masks.nonempty()
             if self.recompute_boxes:
                 # After a crop, the tight box of what is left of an object comes from its mask.
@@ -82,17 +89,49 @@ class PartialMaskDatasetMapper(DatasetMapper):
         dataset_dict["instances"] = utils.filter_empty_instances(instances, by_mask=False)
 
 
-def _provide_mask(annotation: dict[str, Any]) -> bool:
+def _provide_mask(annotation: dict[str, Any], dataset_dict: dict[str, Any]) -> bool:
     """Leave a transformable ``segmentation`` in the annotation; return whether it is a real one."""
-    if not has_mask(annotation):
-        box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-        annotation["segmentation"] = [box_polygon(box)]
-        return False
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, np.ndarray):  # which detectron2 transforms as RLE only
-        annotation["segmentation"] = encode(np.asfortranarray(segmentation, dtype=np.uint8))
+    where = f"image {dataset_dict.get('image_id')}, annotation {annotation.get('id')}"
+    try:
+        segmentation = annotation["segmentation"] if has_mask(annotation) else []
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from e
     if isinstance(segmentation, (list, tuple)):
-        annotation["segmentation"] = [
-            np.asarray(p, dtype=np.float64) for p in usable_polygons(segmentation)
-        ]
+        polygons = [np.asarray(p, dtype=np.float64) for p in usable_polygons(segmentation)]
+        polygons = [p for p in polygons if _has_area(p)]
+        box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        annotation["segmentation"] = polygons or [box_polygon(box)]
+        return bool(polygons)
+    if isinstance(segmentation, np.ndarray):  # which detectron2 transforms as RLE only
+        segmentation = encode(np.asfortranarray(segmentation, dtype=np.uint8))
+    size = (dataset_dict["height"], dataset_dict["width"])
+    if tuple(segmentation["size"]) != size:
+        raise ValueError(
+            f"{where}: the mask is of {tuple(segmentation['size'])} pixels (height, width), but "
+            f"the image of {size}; correct the mask or take it out."
+        )
+    if isinstance(segmentation["counts"], list):
+        segmentation = frPyObjects(segmentation, *size)
+    annotation["segmentation"] = segmentation
     return True
+
+
+def _has_area(polygon: NDArray[np.float64]) -> bool:
+    """Whether not all points ``[x1, y1, x2, y2, ...]`` lie on a line."""
+    sides = polygon.reshape(-1, 2) - polygon[:2]
+    x, y = sides[np.abs(sides).sum(axis=1).argmax()]
+    return bool(np.abs(sides[:, 0] * y - sides[:, 1] * x).max() > 1e-6)
+
+
+def _clip(
+    polygons: list[NDArray[np.float64]], image_shape: tuple[int, int]
+) -> list[NDArray[np.float64]]:
+    """Cut what lies outside the image: of all transforms, only crops do that to polygons."""
+    height, width = image_shape
+    image = T.CropTransform(0, 0, width, height)
+    clipped = []
+    for polygon in polygons:
+        points = polygon.reshape(-1, 2)
+        inside = (points >= 0).all() and (points <= (width, height)).all()
+        clipped += [points] if inside else image.apply_polygons([points])
+    return [points.reshape(-1) for points in clipped]

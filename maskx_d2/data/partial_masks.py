@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 __all__ = ["box_polygon", "drop_masks", "has_mask"]
 
 _MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
@@ -21,13 +23,21 @@ def has_mask(annotation: dict[str, Any]) -> bool:
 
     A missing key, ``None``, an empty list and polygons that all have fewer than 3 points mean
     that there is none. RLE dicts and (H, W) bitmask arrays count as masks.
+
+    Raises:
+        ValueError: if ``segmentation`` is something else.
     """
     segmentation = annotation.get("segmentation")
     if segmentation is None:
         return False
     if isinstance(segmentation, (list, tuple)):
         return any(_is_polygon(p) for p in segmentation)
-    return len(segmentation) > 0
+    if isinstance(segmentation, (dict, np.ndarray)):
+        return len(segmentation) > 0
+    raise ValueError(
+        f"the segmentation is {segmentation!r:.40}, neither polygons nor RLE; leave it out where "
+        "there is no mask."
+    )
 
 
 def usable_polygons(segmentation: Sequence[Any]) -> list[Any]:
@@ -36,6 +46,11 @@ def usable_polygons(segmentation: Sequence[Any]) -> list[Any]:
 
 
 def _is_polygon(polygon: Any) -> bool:
+    if not hasattr(polygon, "__len__") or isinstance(polygon, (str, dict)):
+        raise ValueError(
+            f"a polygon is {polygon!r:.40}, not a list of numbers; write a segmentation as "
+            "[[x1, y1, x2, y2, x3, y3, ...], ...]."
+        )
     return len(polygon) >= _MIN_POLYGON_COORDINATES and len(polygon) % 2 == 0
 
 

@@ -123,6 +123,7 @@ def bad(section, number, **changes):
         (bad("annotations", 5, bbox=[1, 2, 3]), r"annotation 6 .*four numbers.*\[1, 2, 3\]"),
         (bad("annotations", 5, category_id=5), r"annotation 6 .*category_id 5.*'categories'"),
         (bad("annotations", 5, ignore=1), r"annotation 6 of image 2 is marked 'ignore'"),
+        (bad("annotations", 5, segmentation=[1, 2, 3, 4, 5, 6]), r"annotation 6 .*\[\[x1, y1"),
         (bad("annotations", 5, id=3), r"1 annotation ids .*such as 3"),
         (bad("annotations", 5, id="six"), r"annotation six .*integer 'id'"),
         (bad("images", 2, id=1), r"two images have the id 1"),

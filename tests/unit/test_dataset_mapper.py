@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.structures import BoxMode
+from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
 
 from maskx_d2.data import PartialMaskDatasetMapper
@@ -162,9 +162,46 @@ def test_without_masks_it_is_the_stock_mapper(record):
     assert not instances.has("gt_masks")
 
 
-def test_rle_needs_bitmasks_and_says_so(record):
-    with pytest.raises(ValueError, match=r'image 5 has RLE masks.*MASK_FORMAT to "bitmask"'):
-        mapper()(record([rle(BOXES["a"]), "missing", "missing"]))
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_an_image_with_rle_gets_bitmasks_in_either_format(record, mask_format):
+    segmentations = [rle(BOXES["a"]), "missing", upper_half(BOXES["c"])]
+    instances = mapper(mask_format=mask_format)(record(segmentations))["instances"]
+    assert isinstance(instances.gt_masks, BitMasks)
+    assert instances.gt_has_mask.tolist() == [True, False, True]
+    for i, name in ((0, "a"), (2, "c")):
+        expected = mask_util.decode(rle(BOXES[name])).tolist()
+        assert instances.gt_masks.tensor[i].int().tolist() == expected
+
+
+def test_rle_of_a_crowd_does_not_count(record):
+    data = record([rle(BOXES["a"]), "missing", upper_half(BOXES["c"])])
+    data["annotations"][0]["iscrowd"] = 1
+    assert isinstance(mapper()(data)["instances"].gt_masks, PolygonMasks)
+
+
+@pytest.mark.parametrize("encode", [mask_util.encode, lambda m: m], ids=["RLE", "array"])
+def test_a_mask_of_another_size_is_named(record, encode):
+    data = record(["missing", encode(np.zeros((SIZE, 7), dtype=np.uint8, order="F")), "missing"])
+    data["annotations"][1]["id"] = 81
+    with pytest.raises(ValueError, match=r"image 5, annotation 81: the mask is of \(40, 7\)"):
+        mapper()(data)
+
+
+@pytest.mark.parametrize("given", [[True, False, False], [False, True, False], [False] * 3])
+@pytest.mark.parametrize("missing", ["no key", None, []], ids=str)
+def test_instances_without_keypoints_get_invisible_ones(record, given, missing):
+    data = record([upper_half(BOXES["a"]), "missing", upper_half(BOXES["c"])])
+    for annotation, has_keypoints in zip(data["annotations"], given):
+        keypoints = np.array([5.0, 6.0, 2.0, 9.0, 8.0, 1.0]) if has_keypoints else missing
+        if not (isinstance(keypoints, str) and keypoints == "no key"):
+            annotation["keypoints"] = keypoints
+    make = mapper([T.RandomFlip(prob=1.0)], use_keypoint=True, keypoint_hflip_indices=[1, 0])
+    instances = make(data)["instances"]
+    assert instances.gt_has_mask.tolist() == [True, False, True]
+    flipped = [[SIZE - 9.0, 8.0, 1.0], [SIZE - 5.0, 6.0, 2.0]]
+    nothing = [[0.0] * 3] * 2
+    expected = [flipped if has_keypoints else nothing for has_keypoints in given]
+    assert instances.gt_keypoints.tensor.tolist() == expected
 
 
 def test_a_missing_image_is_named(record):

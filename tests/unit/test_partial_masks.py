@@ -48,3 +48,9 @@ def test_drop_masks_takes_the_masks_of_the_categories_and_nothing_else():
 
 def test_box_polygon():
     assert box_polygon([1, 2, 5, 8]) == [1, 2, 5, 2, 5, 8, 1, 8]
+
+
+@pytest.mark.parametrize("segmentation", [[1, 2, 3, 4, 5, 6], "polygon", 7, [{"size": [1, 1]}]])
+def test_what_is_no_segmentation_is_an_error(segmentation):
+    with pytest.raises(ValueError, match=r"neither polygons nor RLE|\[\[x1, y1, x2, y2"):
+        has_mask({"segmentation": segmentation})

@@ -18,6 +18,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F

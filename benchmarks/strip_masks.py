@@ -16,6 +16,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts

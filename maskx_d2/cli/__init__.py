@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import check, predict, samples
+from . import check, experiments, predict, pseudo_masks, samples
 
 __all__ = ["main"]
 
@@ -17,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     check.add_parser(commands)
+    experiments.add_parser(commands)
     predict.add_parser(commands)
+    pseudo_masks.add_parser(commands)
     samples.add_parser(commands)
     args = parser.parse_args(argv)
     status: int = args.run(args)

@@ -19,7 +19,9 @@ def list_configs() -> list[str]:
     return sorted(
         str(path.relative_to(_ROOT))
         for path in _ROOT.rglob("*")
-        if path.suffix in (".yaml", ".py") and not path.name.startswith(("Base-", "_"))
+        if path.suffix in (".yaml", ".py")
+        and not path.name.startswith(("Base-", "_"))
+        and path.parent.name != "grids"  # which are about many configs, see `maskx experiments`
     )
 
 

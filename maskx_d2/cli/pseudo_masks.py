@@ -1,0 +1,131 @@
+"""``maskx pseudo-masks``: masks made from boxes, for instances that have none."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..pseudo_masks import Parameters, Report, generate_pseudo_masks
+from .check import _SPLITS, _source  # files and data sets are named as there
+
+__all__ = ["add_parser"]
+
+_SHOWN = 20  # images that can't be used
+
+_EXAMPLES = """\
+examples:
+  maskx pseudo-masks --dataset-json fruit/train.json --image-root fruit/images \\
+      --split fruit_split.json --output fruit/train_grabcut.json
+  maskx pseudo-masks --dataset coco_2017_train_voc2nonvoc --output train_grabcut.json
+
+Without a split, every instance gets a mask that has none. Where GrabCut fails, or finds less than
+--min-fill of the box, the whole box is the mask; "mask_source" of the annotation says which it is.
+A call that was stopped goes on where it was when it is repeated. The exit status is 0 if all went
+well, 1 if images could not be used, or the file, and 2 for a mistake in the command.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command to the ``maskx`` command."""
+    defaults = Parameters()
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "pseudo-masks",
+        help="make masks from boxes with GrabCut",
+        description="Write a copy of a COCO file in which the instances of set B have masks that "
+        "GrabCut made from their boxes, to train the paper's GrabCut baseline. Real masks of B are "
+        "not used, those of A stay as they are.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--method", choices=["grabcut"], default="grabcut", help="(grabcut)")
+    parser.add_argument(
+        *("--dataset-json", "--dataset"),
+        dest="dataset",
+        required=True,
+        metavar="FILE",
+        help="a COCO JSON file, or a registered data set that is one",
+    )
+    parser.add_argument("--image-root", help="folder of a JSON file's images")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the copy to write")
+    parser.add_argument(
+        "--split", help=f"which categories have masks: a split file, or {', '.join(_SPLITS)}"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    parser.add_argument("--workers", type=int, default=cores, help=f"processes ({cores})")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=defaults.iterations,
+        help=f"of GrabCut ({defaults.iterations})",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=defaults.margin,
+        help=f"context on each side, in widths or heights of the box ({defaults.margin})",
+    )
+    parser.add_argument(
+        "--max-side",
+        type=int,
+        default=defaults.max_side,
+        help=f"pixels; a larger crop is scaled down ({defaults.max_side})",
+    )
+    parser.add_argument(
+        "--min-fill",
+        type=float,
+        default=defaults.min_fill,
+        help=f"share of the box below which a mask counts as not found ({defaults.min_fill})",
+    )
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        parameters = Parameters(args.iterations, args.margin, args.max_side, args.min_fill)
+    except ValueError as e:
+        args.parser.error(f"--{str(e).rstrip('.').replace('_', '-')}")
+    if args.workers < 1:
+        args.parser.error("--workers must be at least 1")
+    source = _source(args)
+    if source.json_file is None:
+        args.parser.error(f"data set '{args.dataset}' is not a COCO JSON file; write it as one")
+    if source.image_root is None:
+        args.parser.error("--image-root is needed, the folder of the images")
+    try:
+        report = generate_pseudo_masks(
+            source.json_file,
+            source.image_root,
+            args.output,
+            split=source.split,
+            parameters=parameters,
+            workers=args.workers,
+        )
+    except FileNotFoundError as e:
+        args.parser.error(str(e))
+    except (ImportError, ValueError) as e:
+        print(f"maskx pseudo-masks: {e}", file=sys.stderr)
+        return 1
+    return _describe(args.output, report)
+
+
+def _describe(output: str, report: Report) -> int:
+    """Print what was done; the exit status."""
+    print(
+        f"{Path(output).name}: {report.grabcut} GrabCut masks, {report.box} whole boxes where it "
+        f"found nothing, {report.without_mask} instances still without a mask."
+    )
+    if not report.skipped:
+        return 0
+    print(
+        f"{len(report.skipped)} images can't be used; the same command does those that were "
+        "corrected:",
+        file=sys.stderr,
+    )
+    for _, error in report.skipped[:_SHOWN]:
+        print(f"  {error}", file=sys.stderr)
+    if len(report.skipped) > _SHOWN:
+        print(f"  ... and {len(report.skipped) - _SHOWN} more", file=sys.stderr)
+    return 1

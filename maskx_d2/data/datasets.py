@@ -277,19 +277,29 @@ _PRESETS: dict[str, tuple[bool, dict[str, SplitFunction]]] = {
 
 def register_presets() -> None:
     """
-    Register ``shapes_{train,val,test}`` and each data set of the table as ``<base>_<split>``.
+    Register the generated data sets, and each data set of the table as ``<base>_<split>``.
 
-    The shapes live under ``$DETECTRON2_DATASETS``, or ``datasets``, as detectron2's own data sets
-    do. No file is read.
+    The shapes and the emoji scenes live under ``$DETECTRON2_DATASETS``, or ``datasets``, as
+    detectron2's own data sets do. No file is read.
     """
-    root = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), "shapes")
-    for part in ("train", "val", "test"):
-        register_coco_instances(
-            f"shapes_{part}",
-            {"thing_classes": list(SHAPES_CLASSES)},
-            str(root / "annotations" / f"instances_{part}.json"),
-            str(root / part),
-        )
+    datasets = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+    _register_generated("shapes", datasets, ("train", "val", "test"), SHAPES_CLASSES)
+    for count in (40, 120, 600):
+        _register_generated(f"emoji{count}", datasets, ("train", "val", "test", "test_seen"))
     for base, (keep_masks, splits) in _PRESETS.items():
         for split_name, split in splits.items():
             register_partial(f"{base}_{split_name}", base=base, split=split, keep_masks=keep_masks)
+
+
+def _register_generated(
+    name: str, datasets: Path, parts: Sequence[str], classes: Sequence[str] | None = None
+) -> None:
+    """Register the parts of a data set that one of the scripts in ``datasets/`` makes."""
+    root = datasets / name
+    for part in parts:
+        register_coco_instances(
+            f"{name}_{part}",
+            {} if classes is None else {"thing_classes": list(classes)},
+            str(root / "annotations" / f"instances_{part}.json"),
+            str(root / part),
+        )

@@ -172,6 +172,7 @@ def test_presets():
             assert metadata.has_masks_of_boxes_only is (base == "coco_2017_val")
             assert metadata.json_file == MetadataCatalog.get(base).json_file
     assert {"shapes_train_a27b9", "shapes_val_a27b9", "shapes_test_a27b9"} <= set(names)
+    assert {"emoji40_train", "emoji600_test_seen", "coco_2017_train_E5_A60B20"} <= set(names)
     with pytest.raises(AssertionError, match="already registered"):
         register_presets()
 

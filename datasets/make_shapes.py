@@ -439,14 +439,14 @@ def make_shapes(
     _check_arguments(seed, num_images, image_size)
     directory = Path(root) / "shapes"
     infos = {part: _info(part, seed, count, image_size) for part, count in num_images.items()}
-    stale = [part for part in infos if not _is_complete(directory, part, infos[part])]
+    stale = [part for part in infos if not is_complete(directory, part, infos[part])]
     if not stale:
         if progress:
             print(f"{directory} is up to date: nothing to make.")
         return directory
     # Older files go first: a run that stops half way must not leave them beside other images.
     for part in stale:
-        _json_path(directory, part).unlink(missing_ok=True)
+        json_path(directory, part).unlink(missing_ok=True)
     total = sum(num_images[part] for part in stale)
     with tqdm(total=total, unit="image", disable=not progress) as bar:
         for part in stale:
@@ -467,7 +467,7 @@ def _check_arguments(seed: int, num_images: Mapping[str, int], image_size: int) 
             raise ValueError(f"num_images['{part}'] must be at least 1, got {count}.")
 
 
-def _json_path(directory: Path, part: str) -> Path:
+def json_path(directory: Path, part: str) -> Path:
     return directory / "annotations" / f"instances_{part}.json"
 
 
@@ -484,10 +484,10 @@ def _info(part: str, seed: int, count: int, image_size: int) -> dict[str, Any]:
     }
 
 
-def _is_complete(directory: Path, part: str, info: dict[str, Any]) -> bool:
+def is_complete(directory: Path, part: str, info: dict[str, Any]) -> bool:
     """Whether the part's JSON file is of the asked kind and all its images are there."""
     try:
-        content = json.loads(_json_path(directory, part).read_text())
+        content = json.loads(json_path(directory, part).read_text())
         existing = set(os.listdir(directory / part))
     except (OSError, ValueError):
         return False
@@ -520,7 +520,7 @@ def _make_part(directory: Path, part: str, info: dict[str, Any], bar: tqdm) -> N
         "images": images,
         "annotations": annotations,
     }
-    path = _json_path(directory, part)
+    path = json_path(directory, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, separators=(",", ":")))

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from make_shapes import is_complete, json_path
 from tqdm import tqdm
 
 from .backgrounds import fingerprint, list_photographs
 from .cast import Cast
 from .categories import choose_categories
-from .parts import PARTS, describe_part, is_complete, json_path, make_part
+from .parts import PARTS, describe_part, make_part
 from .rules import MIN_IMAGE_SIZE
 from .sources import STYLES, fetch_sources
 from .splits import write_splits

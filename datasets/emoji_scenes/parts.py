@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from make_shapes import json_path
 from tqdm import tqdm
 
 from .backgrounds import crop_photograph, draw_background, photographs_of
@@ -32,23 +32,6 @@ def describe_part(part: str, count: int, arguments: Mapping[str, Any]) -> dict[s
         "arguments": {"part": part, "num_images": count, **arguments},
         "styles": [style for style in STYLES if (style == held_out) == (part == "test")],
     }
-
-
-def json_path(directory: Path, part: str) -> Path:
-    """Where a part's annotations are."""
-    return directory / "annotations" / f"instances_{part}.json"
-
-
-def is_complete(directory: Path, part: str, info: dict[str, Any]) -> bool:
-    """Whether the part's JSON file is of the asked kind and all its images are there."""
-    try:
-        content = json.loads(json_path(directory, part).read_text())
-        existing = set(os.listdir(directory / part))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(content, dict) or content.get("info") != info:
-        return False
-    return existing.issuperset(image["file_name"] for image in content["images"])
 
 
 def make_part(

@@ -12,11 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
+from make_shapes import json_path
 
 from .categories import choose_categories
 from .drawing import Drawn, paint
 from .files import write_png
-from .parts import PARTS, json_path
+from .parts import PARTS
 from .rules import REFERENCE_SIZE
 from .sources import STYLES
 from .sprites import read_sprites

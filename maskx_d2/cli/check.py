@@ -6,21 +6,17 @@ import argparse
 import itertools
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from tabulate import tabulate
 
-from ..data.check import CheckReport, Split, check_coco_json, check_dataset_dicts
+from ..data.check import CheckReport, check_coco_json, check_dataset_dicts
 from ..data.findings import KINDS, Finding
-from ..splits import coco_nonvoc2voc, coco_voc2nonvoc, load_split, shapes_a27b9
+from .sources import SPLITS, Source, find_source
 
 __all__ = ["add_parser"]
-
-_SPLITS = {"voc2nonvoc": coco_voc2nonvoc, "nonvoc2voc": coco_nonvoc2voc, "a27b9": shapes_a27b9}
 
 _EXAMPLES = """\
 examples:
@@ -46,7 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("dataset", help="a registered data set, or a COCO JSON file")
     parser.add_argument("--image-root", help="folder of a JSON file's images, to look for them")
     parser.add_argument(
-        "--split", help=f"which categories have masks: a split file, or {', '.join(_SPLITS)}"
+        "--split", help=f"which categories have masks: a split file, or {', '.join(SPLITS)}"
     )
     parser.add_argument("--limit", type=int, default=5, help="findings shown of each kind (5)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 on warnings, too")
@@ -54,20 +50,10 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_run, parser=parser)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is checked: a COCO file, or what a registered data set loads (json_file is None)."""
-
-    json_file: str | None
-    image_root: str | None
-    split: Split | None
-    keeps_masks_of_boxes_only: bool = False
-
-
 def _run(args: argparse.Namespace) -> int:
     if args.limit < 0:
         args.parser.error("--limit must not be negative")
-    source = _source(args)
+    source = find_source(args)
     try:
         report = _check(args, source)
     except (ValueError, KeyError, AssertionError) as e:
@@ -89,61 +75,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _source(args: argparse.Namespace) -> _Source:
-    """What the arguments name; a mistake in them ends the command with status 2."""
-    split = _split(args)
-    if args.dataset not in DatasetCatalog.list():
-        if not Path(args.dataset).is_file():
-            args.parser.error(
-                f"'{args.dataset}' is neither a registered data set nor a file; give the path of "
-                "a COCO JSON file, or a name such as coco_2017_train"
-            )
-        return _Source(args.dataset, args.image_root, split)
-    keeps = False
-    base = args.dataset
-    while (parent := MetadataCatalog.get(base).get("base_dataset")) is not None:
-        if base == args.dataset:
-            keeps = bool(MetadataCatalog.get(base).get("has_masks_of_boxes_only")) and not split
-        base = parent
-        if base not in DatasetCatalog.list():
-            args.parser.error(f"data set '{args.dataset}' is made from '{base}', which is unknown")
-    metadata = MetadataCatalog.get(base)
-    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
-    is_remote = "://" in str(json_file)  # detectron2 fetches it
-    if json_file is not None and not is_remote and not Path(json_file).is_file():
-        args.parser.error(
-            f"file '{json_file}' of data set '{base}' does not exist; put it there, or set "
-            "DETECTRON2_DATASETS to the folder that has the data"
-        )
-    if split is None and base != args.dataset:
-        split = _registered_split(args.dataset)
-    # The loader of detectron2's COCO data sets hides what is wrong with a file, and its ids.
-    loader = getattr(DatasetCatalog[base], "__module__", None)
-    if json_file is None or is_remote or loader != register_coco_instances.__module__:
-        return _Source(None, None, split, keeps)
-    return _Source(json_file, args.image_root or image_root, split, keeps)
-
-
-def _split(args: argparse.Namespace) -> Split | None:
-    """The split of ``--split``; the name of a preset goes before a file's."""
-    if args.split is None or args.split in _SPLITS:
-        return _SPLITS.get(args.split)
-    try:
-        return load_split(args.split)
-    except (FileNotFoundError, ValueError) as e:
-        args.parser.error(f"{str(e).rstrip('.')}; presets are {', '.join(_SPLITS)}")
-
-
-def _registered_split(name: str) -> Split | None:
-    """The split that a data set was registered with, None if it has none."""
-    metadata = MetadataCatalog.get(name)
-    # The categories are known once the data are loaded, which would stop at what is to be found
-    # here; but what the data set was registered with is there.
-    split: Split | None = metadata.get("class_split") or metadata.get("declared_split")
-    return split
-
-
-def _check(args: argparse.Namespace, source: _Source) -> CheckReport:
+def _check(args: argparse.Namespace, source: Source) -> CheckReport:
     if source.json_file is not None:
         return check_coco_json(source.json_file, source.image_root, split=source.split)
     try:
@@ -162,7 +94,7 @@ def _check(args: argparse.Namespace, source: _Source) -> CheckReport:
 # ------------------------------------------------------------------------------ for people
 
 
-def _describe(args: argparse.Namespace, source: _Source, report: CheckReport) -> str:
+def _describe(args: argparse.Namespace, source: Source, report: CheckReport) -> str:
     return "\n".join(
         [
             _table(report, drops=not source.keeps_masks_of_boxes_only),
@@ -199,7 +131,7 @@ def _table(report: CheckReport, drops: bool) -> str:
     return tabulate(rows, headers, colalign=align[: len(headers)] if rows else None)
 
 
-def _remarks(source: _Source, report: CheckReport) -> list[str]:
+def _remarks(source: Source, report: CheckReport) -> list[str]:
     remarks = []
     if report.summary.crowds:
         remarks.append(f"{_number(report.summary.crowds, 'crowd region')} not counted.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pseudo_masks import Parameters, Report, generate_pseudo_masks
-from .check import _SPLITS, _source  # files and data sets are named as there
+from .sources import SPLITS, find_source
 
 __all__ = ["add_parser"]
 
@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--image-root", help="folder of a JSON file's images")
     parser.add_argument("--output", required=True, metavar="FILE", help="the copy to write")
     parser.add_argument(
-        "--split", help=f"which categories have masks: a split file, or {', '.join(_SPLITS)}"
+        "--split", help=f"which categories have masks: a split file, or {', '.join(SPLITS)}"
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     parser.add_argument("--workers", type=int, default=cores, help=f"processes ({cores})")
@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
         args.parser.error(f"--{str(e).rstrip('.').replace('_', '-')}")
     if args.workers < 1:
         args.parser.error("--workers must be at least 1")
-    source = _source(args)
+    source = find_source(args)
     if source.json_file is None:
         args.parser.error(f"data set '{args.dataset}' is not a COCO JSON file; write it as one")
     if source.image_root is None:

@@ -22,10 +22,10 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from pycocotools import mask as mask_util
 
-from .coco_reader import read_section
+from .coco_reader import read_images, read_section
 from .partial_masks import has_mask, usable_polygons
 
-__all__ = ["load_coco_json"]
+__all__ = ["is_box", "load_coco_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +58,7 @@ def load_coco_json(
     progress = comm.is_main_process()
     with _without_garbage_collection():
         records = {}
-        for image in read_section(json_file, "images", progress=progress):
-            missing = [k for k in ("id", "file_name", "height", "width") if k not in image]
-            if missing:
-                raise ValueError(f"{json_file}: image {image.get('id')} has no '{missing[0]}'.")
-            if image["id"] in records:
-                raise ValueError(f"{json_file}: two images have the id {image['id']}.")
+        for image in read_images(json_file, progress=progress):
             records[image["id"]] = {
                 "file_name": os.path.join(image_root, image["file_name"]),
                 "height": image["height"],
@@ -107,7 +102,7 @@ def _instance(
     if category_id not in contiguous:
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
     box = annotation.get("bbox")
-    if not _is_box(box):
+    if not is_box(box):
         raise ValueError(
             f"{where} needs a 'bbox' of four numbers [x, y, width, height], not {box}."
         )
@@ -137,7 +132,8 @@ def _instance(
     return instance
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether it is what COCO calls a ``bbox``: four finite numbers."""
     return (
         isinstance(box, list)
         and len(box) == 4

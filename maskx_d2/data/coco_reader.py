@@ -14,7 +14,7 @@ from typing import Any
 import ijson
 from tqdm import tqdm
 
-__all__ = ["read_categories", "read_section"]
+__all__ = ["read_categories", "read_images", "read_section"]
 
 
 def read_section(
@@ -83,6 +83,26 @@ def read_categories(json_file: str | os.PathLike[str], *, progress: bool = True)
     if not categories:
         raise ValueError(f"{json_file} has no 'categories'; it is not a COCO instances file.")
     return dict(sorted(categories.items()))
+
+
+def read_images(
+    json_file: str | os.PathLike[str], *, progress: bool = True
+) -> Iterator[dict[str, Any]]:
+    """
+    The images of a COCO JSON file, each with ``id``, ``file_name``, ``height`` and ``width``.
+
+    Raises:
+        ValueError: if an image lacks one of them, or two share an id.
+    """
+    seen = set()
+    for image in read_section(json_file, "images", progress=progress):
+        missing = [k for k in ("id", "file_name", "height", "width") if k not in image]
+        if missing:
+            raise ValueError(f"{json_file}: image {image.get('id')} has no '{missing[0]}'.")
+        if image["id"] in seen:
+            raise ValueError(f"{json_file}: two images have the id {image['id']}.")
+        seen.add(image["id"])
+        yield image
 
 
 class _CountingReader:

@@ -100,7 +100,7 @@ def class_split_of(dataset_name: str) -> ClassSplit | None:
     Where the data set's categories are known only once it is loaded, it is loaded.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    if metadata.get("base_dataset") and metadata.get("class_split") is None:
+    if metadata.get("declared_split") is not None and metadata.get("class_split") is None:
         DatasetCatalog.get(dataset_name)
     split: ClassSplit | None = metadata.get("class_split")
     return split

@@ -110,7 +110,7 @@ def build_train_loader(cfg: DictConfig) -> Any:
         log_supervision(
             [names] if isinstance(names, str) else list(names),
             kwargs["dataset"],
-            masks_needed=cfg.model.roi_heads.get("mask_head") is not None,
+            masks_needed=(cfg.model.get("roi_heads") or {}).get("mask_head") is not None,
         )
     return TrainLoader(**kwargs)
 

@@ -70,7 +70,8 @@ class MaskXTrainer(DefaultTrainer):
         kwargs = build_detection_train_loader.from_config(
             cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
         )
-        log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=cfg.MODEL.MASK_ON)
+        if isinstance(kwargs["dataset"], list):  # else one that is read as it is used
+            log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=cfg.MODEL.MASK_ON)
         return TrainLoader(**kwargs)
 
     @classmethod

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.coco_json import _is_box
-from ..data.coco_reader import read_categories, read_section
+from ..data.coco_json import is_box
+from ..data.coco_reader import read_categories, read_images, read_section
 from ..data.partial_masks import has_mask
 from ..splits import ClassSplit
 from .grabcut import require_opencv
@@ -224,7 +224,7 @@ class _Plan:
             if type(annotation.get("id")) is not int:
                 raise ValueError(f"{where} needs an integer 'id'.")
             box: Any = annotation.get("bbox")
-            if not _is_box(box):
+            if not is_box(box):
                 raise ValueError(
                     f"{where} needs a 'bbox' of four numbers [x, y, width, height], not {box}."
                 )
@@ -274,12 +274,7 @@ class _Plan:
 
     def _read_images(self, json_file: str | os.PathLike[str], progress: bool) -> dict[Any, int]:
         index: dict[Any, int] = {}
-        for image in read_section(json_file, "images", progress=progress):
-            missing = [k for k in ("id", "file_name", "height", "width") if k not in image]
-            if missing:
-                raise ValueError(f"{json_file}: image {image.get('id')} has no '{missing[0]}'.")
-            if image["id"] in index:
-                raise ValueError(f"{json_file}: two images have the id {image['id']}.")
+        for image in read_images(json_file, progress=progress):
             index[image["id"]] = len(index)
             self.image_ids.append(image["id"])
             self.file_names.append(image["file_name"])

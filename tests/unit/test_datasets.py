@@ -191,3 +191,9 @@ def test_coco_presets_on_the_photographs(photographs):
                 assert ("segmentation" in b) is in_a
                 seen += 1
         assert seen == 2974
+
+
+def test_without_a_split_nothing_is_loaded_to_look_for_one(base, monkeypatch):
+    register_partial("base_all", base="base")
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: pytest.fail(f"{name} is loaded"))
+    assert class_split_of("base_all") is None

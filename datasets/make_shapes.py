@@ -6,7 +6,8 @@ Make the "shapes" data set: a synthetic, COCO-format data set for partially supe
 
 It writes ``ROOT/shapes/{train,val,test}/00000000.png`` and
 ``ROOT/shapes/annotations/instances_{train,val,test}.json``, with the real masks of all categories:
-which of them are held back from training is a matter of the split, not of the files.
+which of them are held back from training is a matter of the split, not of the files. Beside them,
+``ROOT/shapes/attributes.npy`` and ``.json`` are what word vectors would be at their best.
 
 A category is a texture on a shape ("striped star"), 36 in all. Most objects come in pairs: two
 objects of different shape and different texture in nearly the same box, one in front of the other.
@@ -439,6 +440,7 @@ def make_shapes(
     _check_arguments(seed, num_images, image_size)
     directory = Path(root) / "shapes"
     infos = {part: _info(part, seed, count, image_size) for part, count in num_images.items()}
+    _write_attributes(directory)
     stale = [part for part in infos if not is_complete(directory, part, infos[part])]
     if not stale:
         if progress:
@@ -465,6 +467,28 @@ def _check_arguments(seed: int, num_images: Mapping[str, int], image_size: int) 
             raise ValueError(f"num_images has an unknown part '{part}'; known are {PARTS}.")
         if count < 1:
             raise ValueError(f"num_images['{part}'] must be at least 1, got {count}.")
+
+
+def attribute_vectors() -> np.ndarray:
+    """
+    Each category's shape and texture, as two ones among zeros.
+
+    Returns:
+        (K, S + T) float32 with K categories, S shapes and T textures.
+    """
+    vectors = [
+        [float(shape == s) for s in SHAPES] + [float(texture == t) for t in TEXTURES]
+        for shape in SHAPES
+        for texture in TEXTURES
+    ]
+    return np.array(vectors, dtype=np.float32)
+
+
+def _write_attributes(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    np.save(directory / "attributes.npy", attribute_vectors())
+    names = json.dumps({"categories": [category["name"] for category in CATEGORIES]})
+    (directory / "attributes.json").write_text(names)
 
 
 def json_path(directory: Path, part: str) -> Path:

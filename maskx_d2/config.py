@@ -9,10 +9,11 @@ __all__ = ["add_maskx_config"]
 
 def add_maskx_config(cfg: CfgNode) -> None:
     """
-    Add ``MODEL.MASKX`` to a detectron2 config, before a file is merged into it.
+    Add ``MODEL.MASKX`` and ``TEST.MASK_PROBE`` to a detectron2 config, before a file is merged.
 
-    The keys take effect with ``MODEL.ROI_HEADS.NAME: MaskXROIHeads`` (or another that mixes in
-    :class:`~maskx_d2.modeling.MaskXMixin`) and ``MODEL.ROI_MASK_HEAD.NAME: MaskXConvUpsampleHead``.
+    Those of the first take effect with ``MODEL.ROI_HEADS.NAME: MaskXROIHeads`` (or another that
+    mixes in :class:`~maskx_d2.modeling.MaskXMixin`) and
+    ``MODEL.ROI_MASK_HEAD.NAME: MaskXConvUpsampleHead``.
     The defaults are the paper's best setting, without the MLP branch. Tables are the paper's.
     """
     cfg.MODEL.MASKX = CfgNode()
@@ -35,3 +36,5 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.MLP_RANK = 0
     # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
     cfg.MODEL.MASKX.FREEZE_DETECTOR = False
+    # Evaluate masks on ground-truth boxes too: maskx_d2/evaluation/mask_probe.py.
+    cfg.TEST.MASK_PROBE = False

@@ -15,6 +15,7 @@ from detectron2.modeling.roi_heads import (
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
+from .data.datasets import thing_classes_of
 from .modeling import (
     MaskXCascadeROIHeads,
     MaskXConvUpsampleHead,
@@ -43,7 +44,7 @@ def apply_maskx(
     stop_grad: bool = True,
     mlp_branch: bool = False,
     mlp_rank: int = 0,
-    thing_classes: Sequence[str] | None = None,
+    thing_classes: Sequence[str] | str | None = None,
     embedding_file: str | None = None,
 ) -> DictConfig:
     """
@@ -57,7 +58,8 @@ def apply_maskx(
         mlp_branch, mlp_rank: see :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
         thing_classes, embedding_file: with ``transfer_input="embedding"`` the names of the K
             categories and a file with their vectors, see
-            :func:`~maskx_d2.modeling.load_class_embedding`; with ``"random"`` the names.
+            :func:`~maskx_d2.modeling.load_class_embedding`; with ``"random"`` the names. In place
+            of the names, the name of a registered data set will do.
 
     Returns:
         ``model``, for chaining.
@@ -100,7 +102,7 @@ def apply_maskx(
 
 
 def _transfer_input(
-    source: str, thing_classes: Sequence[str] | None, file: str | None
+    source: str, thing_classes: Sequence[str] | str | None, file: str | None
 ) -> dict[str, Any]:
     if (file is not None) != (source == "embedding") or (
         (thing_classes is not None) != (source in ("embedding", "random"))
@@ -111,7 +113,12 @@ def _transfer_input(
         )
     if thing_classes is None:
         return {"transfer_input": source}
-    names = list(thing_classes)
+    # A data set is read when the model is made: its file need not be there to read the config.
+    names = (
+        L(thing_classes_of)(dataset_name=thing_classes)
+        if isinstance(thing_classes, str)
+        else list(thing_classes)
+    )
     if source == "random":
         vectors = L(random_class_embedding)(thing_classes=names)
     else:

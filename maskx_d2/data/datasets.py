@@ -285,10 +285,30 @@ def register_presets() -> None:
     datasets = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
     _register_generated("shapes", datasets, ("train", "val", "test"), SHAPES_CLASSES)
     for count in (40, 120, 600):
-        _register_generated(f"emoji{count}", datasets, ("train", "val", "test", "test_seen"))
+        _register_emoji(f"emoji{count}", datasets, count)
     for base, (keep_masks, splits) in _PRESETS.items():
         for split_name, split in splits.items():
             register_partial(f"{base}_{split_name}", base=base, split=split, keep_masks=keep_masks)
+
+
+def _register_emoji(name: str, datasets: Path, count: int) -> None:
+    parts = ("train", "val", "test", "test_seen")
+    _register_generated(name, datasets, parts)
+    sizes = [count * share // 4 for share in (1, 2, 3)]  # those that make_emoji.py makes
+    random = [f"random_a{size}_seed{seed}" for size in sizes for seed in (0, 1, 2)]
+    for split in ("by_group", *random):
+        file = datasets / name / "splits" / f"{split}.json"
+        for part in parts:
+            register_partial(
+                f"{name}_{part}_{split}",
+                base=f"{name}_{part}",
+                split=partial(_split_in_file, file),
+                keep_masks=_TRAINING if part == "train" else _EVALUATION,
+            )
+
+
+def _split_in_file(file: Path, _categories: Sequence[str]) -> ClassSplit:
+    return load_split(file)
 
 
 def _register_generated(

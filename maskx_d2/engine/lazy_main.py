@@ -8,8 +8,10 @@ script and can't be imported, out of the same parts.
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import build_detection_train_loader
@@ -21,7 +23,7 @@ from detectron2.engine import (
     hooks,
 )
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
@@ -30,7 +32,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
+from ..evaluation import MaskProbe
 from ..modeling import check_supervised_masks_only, freeze_detector
+from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
 
 __all__ = ["build_train_loader", "is_lazy", "lazy_main"]
@@ -67,9 +71,7 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     if isinstance(instantiate(cfg.dataloader.train.mapper), PartialMaskDatasetMapper):
         check_supervised_masks_only(bare_model)
     cfg.optimizer.params.model = bare_model
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
-        model, train_loader, instantiate(cfg.optimizer)
-    )
+    trainer = _trainer_class(cfg)(model, train_loader, instantiate(cfg.optimizer))
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     checkpointer.path_manager = AtomicWrites(checkpointer.path_manager)
     seed = cfg.train.get("seed", -1)
@@ -99,6 +101,12 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     trainer.train(start_iter, cfg.train.max_iter)
 
 
+def _trainer_class(cfg: DictConfig) -> type[SimpleTrainer]:
+    if not cfg.train.amp.enabled:
+        return SimpleTrainer
+    return CPUAutocastTrainer if torch.device(cfg.train.device).type == "cpu" else AMPTrainer
+
+
 def build_train_loader(cfg: DictConfig) -> Any:
     """The config's loader; in place of detectron2's own, one that a training can resume."""
     target = cfg.dataloader.train._target_
@@ -110,17 +118,24 @@ def build_train_loader(cfg: DictConfig) -> Any:
         log_supervision(
             [names] if isinstance(names, str) else list(names),
             kwargs["dataset"],
-            masks_needed=(cfg.model.get("roi_heads") or {}).get("mask_head") is not None,
+            masks_needed=_has_mask_head(cfg),
         )
     return TrainLoader(**kwargs)
+
+
+def _has_mask_head(cfg: DictConfig) -> bool:
+    return (cfg.model.get("roi_heads") or {}).get("mask_head") is not None
 
 
 def _evaluate(cfg: DictConfig, model: nn.Module) -> Any:
     if "evaluator" not in cfg.dataloader:
         return None
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    if cfg.train.get("mask_probe", False) and _has_mask_head(cfg):
+        folder = os.path.join(cfg.train.output_dir, "inference")
+        probe = MaskProbe(cfg.dataloader.test.dataset.names, model, output_dir=folder)
+        evaluator = DatasetEvaluators([evaluator, probe])
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
-from ..evaluation import SplitCOCOEvaluator
+from ..evaluation import MaskProbe, SplitCOCOEvaluator
 from ..modeling import check_supervised_masks_only, freeze_detector
+from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
 
 __all__ = ["MaskXTrainer"]
@@ -32,6 +37,9 @@ class MaskXTrainer(DefaultTrainer):
         # Detectron2 sets up its own loggers only, and what this package has to say matters.
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maskx_d2")
         super().__init__(cfg)
+        if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            made = self._trainer
+            self._trainer = CPUAutocastTrainer(made.model, made.data_loader, made.optimizer)
         self.checkpointer.path_manager = AtomicWrites(self.checkpointer.path_manager)
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -73,6 +81,22 @@ class MaskXTrainer(DefaultTrainer):
         if isinstance(kwargs["dataset"], list):  # else one that is read as it is used
             log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=cfg.MODEL.MASK_ON)
         return TrainLoader(**kwargs)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """See :meth:`DefaultTrainer.test`; with ``TEST.MASK_PROBE`` also :class:`MaskProbe`."""
+        if evaluators is None and cfg.TEST.MASK_PROBE and cfg.MODEL.MASK_ON:
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+            evaluators = [
+                DatasetEvaluators(
+                    [cls.build_evaluator(cfg, name), MaskProbe(name, model, output_dir=folder)]
+                )
+                for name in cfg.DATASETS.TEST
+            ]
+        results: dict[str, Any] = super().test(cfg, model, evaluators)
+        return results
 
     @classmethod
     def build_evaluator(

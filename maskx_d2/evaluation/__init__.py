@@ -1,6 +1,15 @@
 """Evaluation of all categories, of those with masks (A) and of those with boxes only (B)."""
 
+from .mask_probe import MaskProbe
+from .mask_quality import MASK_QUALITY, mask_quality
 from .split_evaluator import SplitCOCOEvaluator
 from .split_metrics import METRICS, subset_metrics
 
-__all__ = ["METRICS", "SplitCOCOEvaluator", "subset_metrics"]
+__all__ = [
+    "MASK_QUALITY",
+    "METRICS",
+    "MaskProbe",
+    "SplitCOCOEvaluator",
+    "mask_quality",
+    "subset_metrics",
+]

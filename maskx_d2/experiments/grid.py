@@ -199,7 +199,7 @@ class _Reader:
         if not self.command:
             raise ValueError("command is empty; leave it out for train_net.py.")
         self.splits = _named(raw.get("splits") or {"": []}, "splits")
-        self.methods = _named(raw["methods"], "methods")
+        self.methods = _inherit(_named(raw["methods"], "methods"))
         self.shared = _named(raw.get("shared") or {}, "shared")
         if "shared" in {**self.splits, **self.methods}:
             raise ValueError("'shared' is the folder of shared runs; give the method another name.")
@@ -210,7 +210,6 @@ class _Reader:
         cells = []
         for split in self.splits:
             for method, said in self.methods.items():
-                _mapping(said, f"method '{method}'", ("config", "opts", "after"), ("config",))
                 for seed in self.seeds:
                     after = self._shared(method, said.get("after"), split, seed)
                     if after is not None:
@@ -251,7 +250,7 @@ class _Reader:
             (f"split '{split}'", () if split is None else self.splits[split] or ()),
             (f"opts of {where}", said.get("opts") or ()),
         ):
-            opts += _overrides(words, owner, config)
+            opts += (w.replace("{seed}", str(seed)) for w in _overrides(words, owner, config))
         names = [*(part for part in parts if part), f"seed{seed}"]
         return Cell(
             name="/".join(names),
@@ -357,6 +356,21 @@ def _named(said: Any, where: str) -> dict[str, Any]:
     return named
 
 
+def _inherit(methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Methods that say all of theirs; "like" names one before, to which opts are added."""
+    resolved: dict[str, dict[str, Any]] = {}
+    for name, said in methods.items():
+        where = f"method '{name}'"
+        said = _mapping(said, where, ("config", "opts", "after", "like"))
+        if "like" in said:
+            _known(said["like"], resolved, f"method before '{name}', which is like it")
+            other = resolved[said["like"]]
+            opts = [*(other.get("opts") or ()), *_list(said.get("opts") or (), f"opts of {where}")]
+            said = {**other, **said, "opts": opts}
+        resolved[name] = _mapping(said, where, required=("config",))
+    return resolved
+
+
 def _folder(name: str) -> str:
     """A name as a folder's."""
     return re.sub(r"[^\w.+-]+", "_", name)
@@ -375,10 +389,14 @@ def _seeds(said: Any) -> list[int]:
     return list(said)
 
 
-def _words(said: Any, where: str) -> list[str]:
+def _list(said: Any, where: str) -> Sequence[Any]:
     if not isinstance(said, (list, tuple)):
         raise ValueError(f"{where} must be a list, not {said!r}.")
-    return [str(word) for word in said]
+    return said
+
+
+def _words(said: Any, where: str) -> list[str]:
+    return [str(word) for word in _list(said, where)]
 
 
 def _overrides(said: Any, where: str, config: str) -> list[str]:

@@ -1,9 +1,16 @@
 """Mixed precision and test-time augmentation, with masks missing."""
 
+import json
+import warnings
+
 import pytest
 import torch
-from conftest import make_batch, make_targets, tiny_cfg
+from conftest import make_batch, make_targets, tiny_cfg, write_coco
+from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+
+from maskx_d2 import _environment
+from maskx_d2.engine import MaskXTrainer
 
 MASKX = "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml"
 CLASS_AGNOSTIC = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
@@ -21,6 +28,29 @@ def test_a_step_in_bfloat16(storage, name, has_mask):
     for key, parameter in model.roi_heads.named_parameters():
         if key.startswith(("mask_head", "weight_transfer")):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.usefixtures("no_registration_left")
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_config_key_for_mixed_precision_works_without_a_gpu(tmp_path, enabled):
+    json_file, images = write_coco(tmp_path / "data")
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    data = ("DATASETS.TRAIN", ("pets",), "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 2)
+    run = ("SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 0, "OUTPUT_DIR", str(tmp_path))
+    with warnings.catch_warnings(record=True) as shown:
+        _environment._quiet_dependencies()  # pytest has its own rules otherwise
+        trainer = MaskXTrainer(tiny_cfg(MASKX, *data, *run, "SOLVER.AMP.ENABLED", enabled))
+    assert not shown
+    seen = []
+    trainer.model.roi_heads.mask_head.mask_fcn1.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output.dtype)
+    )
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert seen == [torch.bfloat16 if enabled else torch.float32] * 2
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert json.loads(lines[-1])["loss_mask"] > 0
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", [MASKX, CLASS_AGNOSTIC])

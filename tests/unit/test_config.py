@@ -17,6 +17,7 @@ def test_defaults_are_the_papers_best():
         "MLP_RANK": 0,
         "FREEZE_DETECTOR": False,
     }
+    assert cfg.TEST.MASK_PROBE is False
 
 
 def test_two_keys_plug_into_a_detectron2_config():

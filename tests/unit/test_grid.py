@@ -89,6 +89,24 @@ def test_without_splits_and_for_lazy_configs():
     ]
 
 
+def test_a_method_like_another_adds_to_it():
+    methods = {
+        "one": {"config": "a.yaml", "opts": ["K", 1], "after": "detector"},
+        "two": {"like": "one", "opts": ["L", 2]},
+        "three": {"like": "two", "config": "base.yaml", "after": None},
+    }
+    one, two, three = load(seeds=[1], splits=None, methods=methods).cells
+    assert one.opts == ("A.KEY", "1", "K", "1")
+    assert two.opts == three.opts == (*one.opts, "L", "2")
+    assert two.after == one.after is not None and three.after is None
+    assert (two.config, three.config) == ("a.yaml", "base.yaml")
+
+
+def test_options_may_name_the_seed():
+    grid = load(splits={"random": ["DATASETS.TEST", "('x_seed{seed}',)"]})
+    assert [c.opts[3] for c in grid.cells if c.after is None] == ["('x_seed1',)", "('x_seed2',)"]
+
+
 def test_a_command_of_ones_own():
     command = load(command=["python", "my_train.py", "--num-gpus", 8]).cells[0].command_line()
     assert command[:5] == [sys.executable, "my_train.py", "--num-gpus", "8", "--config-file"]

@@ -1,5 +1,6 @@
-"""Every yaml config trains: narrowed until two iterations take a second."""
+"""Every config trains: narrowed until two iterations take a second."""
 
+import json
 import math
 
 import pytest
@@ -10,23 +11,27 @@ from detectron2.engine import HookBase
 
 from maskx_d2 import ClassSplit, model_zoo
 from maskx_d2.data import register_partial
-from maskx_d2.engine import MaskXTrainer
+from maskx_d2.engine import MaskXTrainer, lazy_main, run
 
-YAMLS = [
+CONFIGS = [
     n
     for n in model_zoo.list_configs()
-    # Base-…: what the others are made of. R_101: the same at another depth.
-    if n.startswith("coco/") and n.endswith(".yaml") and "Base-" not in n and "R_101" not in n
+    # What the others are made of; and grids, which are of configs.
+    if "Base-" not in n and not n.endswith("/common.py") and not n.startswith("grids/")
 ]
+PETS = ("cat", "dog", "cup", "car")
 
 
-@pytest.mark.usefixtures("no_registration_left")
-@pytest.mark.parametrize("name", YAMLS)
-def test_two_iterations(name, tmp_path):
-    json_file, images = write_coco(tmp_path / "data")
-    register_coco_instances("pets", {}, str(json_file), str(images))
+@pytest.fixture(autouse=True)
+def pets(tmp_path, no_registration_left):
+    json_file, images = write_coco(tmp_path / "data", categories=PETS)
+    register_coco_instances("pets", {"thing_classes": list(PETS)}, str(json_file), str(images))
     split = ClassSplit("pets", {"cat", "dog"}, {"cup", "car"})
     register_partial("pets_partial", base="pets", split=split)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n.endswith(".yaml")])
+def test_two_iterations(name, tmp_path):
     cfg = tiny_cfg(
         name,
         *("DATASETS.TRAIN", ("pets_partial",), "DATASETS.TEST", ()),
@@ -35,9 +40,7 @@ def test_two_iterations(name, tmp_path):
     )
     if cfg.MODEL.MASKX.EMBEDDING_FILE:
         cfg.MODEL.MASKX.EMBEDDING_FILE = str(tmp_path / "vectors.pt")
-        torch.save(
-            {n: torch.randn(5) for n in ("cat", "dog", "cup", "car")}, tmp_path / "vectors.pt"
-        )
+        torch.save({n: torch.randn(5) for n in PETS}, tmp_path / "vectors.pt")
     trainer = MaskXTrainer(cfg)
     losses = []
 
@@ -49,3 +52,27 @@ def test_two_iterations(name, tmp_path):
     trainer.train()
     assert len(losses) == 2 and all(map(math.isfinite, losses))
     assert (tmp_path / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n.endswith(".py")])
+def test_two_iterations_of_a_lazy_config(name, tmp_path, monkeypatch):
+    opts = [
+        *("dataloader.train.dataset.names=pets_partial", "dataloader.train.num_workers=0"),
+        *("dataloader.train.total_batch_size=2", "model.roi_heads.num_classes=4"),
+        *("train.max_iter=2", "train.log_period=1", "train.device=cpu", "train.amp.enabled=False"),
+        f"train.output_dir={tmp_path / 'run'}",
+    ]
+    embedding = model_zoo.get_config(name).model.roi_heads.get("class_embedding")
+    if embedding is not None and "dataset_name" in embedding.thing_classes:
+        opts.append("model.roi_heads.class_embedding.thing_classes.dataset_name=pets")
+    elif embedding is not None:
+        opts.append("model.roi_heads.class_embedding.thing_classes=[cat,dog,cup,car]")
+    if embedding is not None and "path" in embedding:
+        torch.save({n: torch.randn(5) for n in PETS}, tmp_path / "vectors.pt")
+        opts.append(f"model.roi_heads.class_embedding.path={tmp_path / 'vectors.pt'}")
+    monkeypatch.setattr(lazy_main, "_evaluate", lambda cfg, model: {})
+    run(["--config-file", model_zoo.get_config_file(name), *opts])
+    lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
+    losses = [json.loads(line)["total_loss"] for line in lines]
+    assert len(losses) == 2 and all(map(math.isfinite, losses))
+    assert (tmp_path / "run" / "model_final.pth").exists()

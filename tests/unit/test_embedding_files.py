@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 from maskx_d2 import apply_maskx, model_zoo
 from maskx_d2.modeling import load_class_embedding, random_class_embedding
+from maskx_d2.splits import SHAPES_CLASSES
 
 NAMES = ["cat", "dog", "cup", "car"]
 ROWS = torch.arange(1.0, 13).reshape(4, 3)
@@ -136,6 +137,9 @@ def test_of_a_lazy_config(file):
     assert instantiate(model.roi_heads).class_weights().shape == (36, 64)
     apply_maskx(model, transfer_input="random", thing_classes=names)
     assert instantiate(model.roi_heads).class_embedding.shape == (36, 300)
+    apply_maskx(model, transfer_input="random", thing_classes="shapes_train")  # not read yet
+    vectors = instantiate(model.roi_heads).class_embedding
+    assert torch.equal(vectors, random_class_embedding(SHAPES_CLASSES))
     apply_maskx(model, transfer_input="cls")
     assert instantiate(model.roi_heads).class_embedding is None
     with pytest.raises(ValueError, match="'random' thing_classes"):

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -289,6 +290,26 @@ def test_splits_are_read_by_load_split(emoji: Path) -> None:
     assert (split.name, len(with_masks), len(boxes_only)) == ("by_group", 8, 32)
     groups = {c["name"]: c["supercategory"] for c in read_json(emoji, "train")["categories"]}
     assert {groups[n] for n in split.with_masks} == {"Animals & Nature"}
+
+
+def test_split_data_sets_are_registered(
+    emoji: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "emoji40").symlink_to(emoji)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    code = (
+        "import maskx_d2; from detectron2.data import DatasetCatalog as D, MetadataCatalog as M;"
+        "from maskx_d2.data import has_mask;"
+        "count = lambda n: sum(has_mask(a) for r in D.get(n) for a in r['annotations']);"
+        "names = [n for n in D.list() if n.startswith('emoji40_train_')];"
+        "print(len(names), count('emoji40_train'), count('emoji40_train_random_a20_seed1'),"
+        "count('emoji40_test_seen_by_group'), count('emoji40_test_seen'),"
+        "len(M.get('emoji40_train_random_a20_seed1').class_split.with_masks))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    splits, all_masks, of_a, by_group, seen, size = map(int, done.stdout.split())
+    assert (splits, size) == (10, 20)
+    assert 0 < of_a < all_masks and by_group == seen > 0
 
 
 def test_random_splits_of_one_seed_are_nested(tmp_path: Path, make: Any) -> None:

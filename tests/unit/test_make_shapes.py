@@ -15,6 +15,7 @@ import pycocotools.mask as mask_utils
 import pytest
 from pycocotools.coco import COCO
 
+from maskx_d2.modeling import load_class_embedding
 from maskx_d2.splits import SHAPES, TEXTURES, shapes_a27b9
 
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "make_shapes.py"
@@ -72,7 +73,7 @@ def corners(annotation: dict[str, Any]) -> tuple[float, float, float, float]:
 def test_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     first, second = make(tmp_path / "a"), make(tmp_path / "b")
     files = read_files(first)
-    assert len(files) == sum(COUNTS.values()) + 3
+    assert len(files) == sum(COUNTS.values()) + 3 + 2  # annotations, attributes
     assert files == read_files(second)
 
 
@@ -104,6 +105,16 @@ def test_categories_are_all_textures_on_all_shapes(coco: COCO) -> None:
     assert set(names) == {f"{t} {s}" for t in TEXTURES for s in SHAPES}
     with_masks, boxes_only = shapes_a27b9(names).indices(names)
     assert (len(with_masks), len(boxes_only)) == (27, 9)
+
+
+def test_attribute_vectors_are_those_of_the_names(shapes: Path) -> None:
+    names = [f"{texture} {shape}" for texture in reversed(TEXTURES) for shape in SHAPES]
+    vectors = load_class_embedding(shapes / "attributes.npy", names)
+    assert (vectors.sum(dim=1) == 2).all()
+    same = vectors @ vectors.T
+    for i, name in enumerate(names):
+        for j, other in enumerate(names):
+            assert same[i, j] == len(set(name.split()) & set(other.split()))
 
 
 def test_every_category_occurs_and_none_dominates(coco: COCO) -> None:

@@ -485,10 +485,13 @@ def attribute_vectors() -> np.ndarray:
 
 
 def _write_attributes(directory: Path) -> None:
+    names_file = directory / "attributes.json"
+    if names_file.exists():  # the same whatever the arguments
+        return
     directory.mkdir(parents=True, exist_ok=True)
     np.save(directory / "attributes.npy", attribute_vectors())
     names = json.dumps({"categories": [category["name"] for category in CATEGORIES]})
-    (directory / "attributes.json").write_text(names)
+    names_file.write_text(names)
 
 
 def json_path(directory: Path, part: str) -> Path:

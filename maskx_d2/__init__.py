@@ -6,7 +6,7 @@ You have boxes for all categories and masks for some; one detectron2 model gives
 
 from . import _environment  # noqa: F401  first: says in one sentence what is missing
 from .config import add_maskx_config
-from .data.datasets import register_presets
+from .data.presets import register_presets
 from .lazy import apply_maskx
 from .splits import ClassSplit, load_split
 

@@ -8,7 +8,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from maskx_d2 import ClassSplit
 from maskx_d2.data import PartialMaskDatasetMapper, class_split_of, register_partial
-from maskx_d2.data.datasets import register_presets
+from maskx_d2.data.presets import register_presets
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 

@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as mask_util
 
-__all__ = ["box_polygon", "drop_masks", "has_mask"]
+__all__ = ["box_polygon", "drop_masks", "encode_mask", "has_mask"]
 
 _MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
 
@@ -43,6 +44,27 @@ def has_mask(annotation: dict[str, Any]) -> bool:
 def usable_polygons(segmentation: Sequence[Any]) -> list[Any]:
     """Those of the polygons ``[x1, y1, x2, y2, ...]`` that have at least 3 points."""
     return [p for p in segmentation if _is_polygon(p)]
+
+
+def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """
+    An annotation's mask as compressed RLE, whatever it was written as.
+
+    Args:
+        segmentation: polygons, RLE (compressed or not), or an (H, W) bitmask; see
+            :func:`has_mask`.
+        height, width: of the image, in pixels.
+    """
+    if isinstance(segmentation, (list, tuple)):
+        polygons = mask_util.frPyObjects(usable_polygons(segmentation), height, width)
+        rle: dict[str, Any] = mask_util.merge(polygons)
+    elif isinstance(segmentation, np.ndarray):
+        rle = mask_util.encode(np.asfortranarray(segmentation, dtype=np.uint8))
+    elif isinstance(segmentation["counts"], list):
+        rle = mask_util.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    return rle
 
 
 def _is_polygon(polygon: Any) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from tabulate import tabulate
 from torch import nn
 
 from ..data import class_split_of, has_mask
-from ..data.partial_masks import usable_polygons
+from ..data.partial_masks import encode_mask
 from ..splits import ClassSplit
 from .mask_quality import MASK_QUALITY, mask_quality
 
@@ -72,7 +74,11 @@ class MaskProbe(DatasetEvaluator):
                 f"the mask probe needs a GeneralizedRCNN, which can be given boxes, not "
                 f"{type(model).__name__}; set TEST.MASK_PROBE to False."
             )
-        self._model = model
+        # PanopticFPN has an inference() of its own, to which boxes can't be given.
+        takes_boxes = "detected_instances" in inspect.signature(model.inference).parameters
+        self._inference = (
+            model.inference if takes_boxes else partial(GeneralizedRCNN.inference, model)
+        )
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         self._split = class_split or class_split_of(dataset_name)
         self._classes = MetadataCatalog.get(dataset_name).get("thing_classes")
@@ -89,7 +95,7 @@ class MaskProbe(DatasetEvaluator):
         given = [(x, record) for x, record in given if _with_masks(record)]
         if not given:
             return
-        results = self._model.inference(
+        results = self._inference(
             [x for x, _ in given], detected_instances=[_instances(x, r) for x, r in given]
         )
         for (_, record), result in zip(given, results):
@@ -101,7 +107,7 @@ class MaskProbe(DatasetEvaluator):
         masks = {i: m.numpy() for i, m in zip(indices, predicted.pred_masks)}
         for i in _with_masks(record):
             annotation = record["annotations"][i]
-            truth = _rle(annotation["segmentation"], *size)
+            truth = encode_mask(annotation["segmentation"], *size)
             box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
             # A box outside of the image is given no mask, which is wrong and counts as that.
             mask = masks.get(i, np.zeros(size, dtype=bool))
@@ -183,16 +189,3 @@ def _instances(model_input: dict[str, Any], record: dict[str, Any]) -> Instances
         scores=torch.ones(len(indices)),
         **{_INDEX: torch.tensor(indices)},
     )
-
-
-def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    if isinstance(segmentation, (list, tuple)):
-        polygons = mask_util.frPyObjects(usable_polygons(segmentation), height, width)
-        rle: dict[str, Any] = mask_util.merge(polygons)
-    elif isinstance(segmentation, np.ndarray):
-        rle = mask_util.encode(np.asfortranarray(segmentation, dtype=np.uint8))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_util.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return rle

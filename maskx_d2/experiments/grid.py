@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fvcore.common.config import CfgNode
 
 from .config_files import contents_hash
 
@@ -151,7 +152,9 @@ def load_grid(path: str | Path, output: str | Path | None = None) -> Grid:
     Read a grid's file. Config files and the output folder are relative to the working directory.
 
     Args:
-        path: of the file, such as ``configs/grids/shapes.yaml``.
+        path: of the file, such as ``configs/grids/shapes.yaml``. Its ``_BASE_`` is another one,
+            as in detectron2's configs: what the file says goes over it, and a method, split or
+            shared run that is ``null`` is taken away.
         output: in place of the file's.
 
     Raises:
@@ -162,14 +165,23 @@ def load_grid(path: str | Path, output: str | Path | None = None) -> Grid:
     if not path.is_file():
         raise FileNotFoundError(f"grid '{path}' does not exist.")
     try:
-        return _Reader(_parse(path.read_text(encoding="utf-8")), output).grid()
-    except (ValueError, yaml.YAMLError) as e:
+        return _Reader(_read(path), output).grid()
+    except (ValueError, AssertionError, yaml.YAMLError) as e:
         raise ValueError(f"grid '{path}': {e}") from None
 
 
-def _parse(text: str) -> Any:
+def _read(path: Path) -> Any:
+    """What the file says, on top of its ``_BASE_``."""
+    text = path.read_text(encoding="utf-8")
     _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader))
-    return yaml.safe_load(text)
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict) or "_BASE_" not in content:
+        return content
+    base = path.parent / _text(content["_BASE_"], "_BASE_")
+    if not base.is_file():
+        raise ValueError(f"_BASE_ '{base}' does not exist.")
+    _read(base)  # for mistakes in it
+    return CfgNode.load_yaml_with_base(str(path))
 
 
 def _refuse_duplicates(node: yaml.Node | None) -> None:
@@ -250,7 +262,10 @@ class _Reader:
             (f"split '{split}'", () if split is None else self.splits[split] or ()),
             (f"opts of {where}", said.get("opts") or ()),
         ):
-            opts += (w.replace("{seed}", str(seed)) for w in _overrides(words, owner, config))
+            opts += (
+                word.replace("{seed}", str(seed)).replace("{split}", split or "")
+                for word in _overrides(words, owner, config)
+            )
         names = [*(part for part in parts if part), f"seed{seed}"]
         return Cell(
             name="/".join(names),
@@ -343,8 +358,9 @@ def _known(name: Any, names: Iterable[str], what: str) -> None:
 
 def _named(said: Any, where: str) -> dict[str, Any]:
     """A mapping whose keys are names, which become folders."""
+    said = {name: value for name, value in _mapping(said, where).items() if value is not None}
     folders: dict[str, str] = {}
-    for name in _mapping(said, where):
+    for name in said:
         if not isinstance(name, str):
             raise ValueError(f"name {name!r} in {where} is not text; put it in quotes.")
         other = folders.setdefault(_folder(name), name)

@@ -102,9 +102,33 @@ def test_a_method_like_another_adds_to_it():
     assert (two.config, three.config) == ("a.yaml", "base.yaml")
 
 
-def test_options_may_name_the_seed():
-    grid = load(splits={"random": ["DATASETS.TEST", "('x_seed{seed}',)"]})
-    assert [c.opts[3] for c in grid.cells if c.after is None] == ["('x_seed1',)", "('x_seed2',)"]
+def test_options_may_name_the_split_and_the_seed():
+    grid = load(splits={"voc": ["DATASETS.TEST", "('x_{split}_seed{seed}',)"]})
+    opts = [c.opts[3] for c in grid.cells if c.after is None]
+    assert opts == ["('x_voc_seed1',)", "('x_voc_seed2',)"]
+
+
+def test_a_grid_on_top_of_another(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "grid.yaml").write_text(yaml.safe_dump(content(), sort_keys=False))
+    changes = {
+        "_BASE_": "base/grid.yaml",
+        "seeds": [5],
+        "splits": {"nonvoc": None},
+        "methods": {"class-agnostic": {"opts": ["K", 3]}, "new": {"config": "base.yaml"}},
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(changes))
+    grid = load_grid("grid.yaml")
+    assert [c.name for c in grid.cells] == [
+        *("voc/class-agnostic/seed5", "voc/transfer + MLP/seed5", "voc/new/seed5")
+    ]
+    assert (grid.cells[0].config, grid.cells[0].opts[-2:]) == ("a.yaml", ("K", "3"))
+    (tmp_path / "grid.yaml").write_text("_BASE_: none.yaml")
+    with pytest.raises(ValueError, match="grid 'grid.yaml': _BASE_ 'none.yaml' does not exist"):
+        load_grid("grid.yaml")
+    (tmp_path / "grid.yaml").write_text("_BASE_: base/grid.yaml\nseeds: {a: 1}")
+    with pytest.raises(ValueError, match="'seeds'"):
+        load_grid("grid.yaml")
 
 
 def test_a_command_of_ones_own():

@@ -141,6 +141,18 @@ def test_a_config_key_adds_it_to_any_evaluation(pets, tmp_path):
     assert "mask_probe_B" not in MaskXTrainer.test(cfg, model)
 
 
+def test_panoptic_fpn_is_given_boxes_too(pets):
+    register(*pets)
+    cfg = tiny_cfg()
+    cfg.merge_from_list(["DATASETS.TEST", ("pets_partial",)])
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "PanopticFPN"])
+    model = MaskXTrainer.build_model(cfg)
+    loader = MaskXTrainer.build_test_loader(cfg, "pets_partial")
+    figures = inference_on_dataset(model, loader, MaskProbe("pets_partial", model))
+    assert figures["box_as_mask"]["IoU"] == pytest.approx(100, abs=1e-6)
+    assert 0 <= figures["mask_probe"]["IoU"] < 100
+
+
 def test_a_model_that_takes_no_boxes(pets):
     register(*pets)
     with pytest.raises(TypeError, match="needs a GeneralizedRCNN, which can be given boxes, not L"):

@@ -20,6 +20,7 @@ from ..splits import (
 )
 from .dataset_file import ENVIRONMENT_VARIABLE, register_datasets_of_file
 from .datasets import SplitFunction, register_partial
+from .visual_genome import register_visual_genome
 
 __all__ = ["register_presets"]
 
@@ -60,6 +61,7 @@ def register_presets() -> None:
     for base, (keep_masks, splits) in _PRESETS.items():
         for split_name, split in splits.items():
             register_partial(f"{base}_{split_name}", base=base, split=split, keep_masks=keep_masks)
+    register_visual_genome(datasets)
     _register_own()
 
 

@@ -173,6 +173,7 @@ def test_presets():
             assert metadata.json_file == MetadataCatalog.get(base).json_file
     assert {"shapes_train_a27b9", "shapes_val_a27b9", "shapes_test_a27b9"} <= set(names)
     assert {"emoji40_train", "emoji600_test_seen", "coco_2017_train_E5_A60B20"} <= set(names)
+    assert {"visual_genome_train", "coco_2017_train_vg3k_coco80"} <= set(names)
     with pytest.raises(AssertionError, match="already registered"):
         register_presets()
 

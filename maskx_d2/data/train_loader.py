@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
-__all__ = ["TrainLoader", "derived_seed"]
+__all__ = ["SeededMapper", "TrainLoader", "derived_seed"]
 
 
 def derived_seed(*numbers: int) -> int:
@@ -97,7 +97,7 @@ class TrainLoader:
             # With grouping, workers take turns sample by sample, and the order is the stream's.
             shard_chunk_size=1 if self._grouping else self._batch_size,
         )
-        mapper = _SeededMapper(self._mapper, self._seed)
+        mapper = SeededMapper(self._mapper, self._seed)
         return build_detection_train_loader(stream, mapper=mapper, **self._kwargs)
 
     def _position_of(self, iteration: int) -> tuple[list[tuple[int, int]], int]:
@@ -163,14 +163,20 @@ class _Positioned(Dataset[tuple[int, dict[str, Any]]]):
         return position, self._dataset[index]
 
 
-class _SeededMapper:
+class SeededMapper:
     """Calls a mapper with random numbers that follow from the sample's position."""
 
     def __init__(self, mapper: Callable[[dict[str, Any]], Any], seed: int) -> None:
+        """
+        Args:
+            mapper: of one dataset dict.
+            seed: of all of them.
+        """
         self._mapper, self._seed = mapper, seed
         self._rank = comm.get_rank()  # not known in worker processes
 
     def __call__(self, sample: tuple[int, dict[str, Any]]) -> Any:
+        """Map a record that comes with its position in the stream."""
         position, record = sample
         seed_all_rng(derived_seed(self._seed, self._rank, position))
         return self._mapper(record)

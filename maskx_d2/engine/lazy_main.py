@@ -8,6 +8,8 @@ script and can't be imported, out of the same parts.
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import os
 from typing import Any
 
@@ -28,7 +30,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
@@ -36,6 +38,7 @@ from ..evaluation import MaskProbe
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
+from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, collect_rois
 
 __all__ = ["build_train_loader", "is_lazy", "lazy_main"]
 
@@ -53,6 +56,7 @@ def lazy_main(args: argparse.Namespace) -> Any:
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="maskx_d2")
+    check_roi_cache(cfg.train.get("roi_cache", ""), cfg.train.get("freeze_detector", False))
     model = instantiate(cfg.model).to(cfg.train.device)
     if cfg.train.get("freeze_detector", False):
         freeze_detector(model)
@@ -94,11 +98,46 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
         ]
     )
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    if cfg.train.get("roi_cache"):
+        train_loader = _train_on_cached_rois(cfg, trainer)
     resumed = args.resume and checkpointer.has_checkpoint()
     start_iter = trainer.iter + 1 if resumed else 0
-    if isinstance(train_loader, TrainLoader):
+    if isinstance(train_loader, (TrainLoader, ShuffledRoIs)):
         train_loader.start_iter = start_iter
     trainer.train(start_iter, cfg.train.max_iter)
+
+
+def _train_on_cached_rois(cfg: DictConfig, trainer: SimpleTrainer) -> ShuffledRoIs:
+    """Of the detector's weights that have been loaded just now."""
+    dataset_dicts = instantiate(cfg.dataloader.train.dataset)
+    seed = max(cfg.train.get("seed", -1) or 0, 0)
+    model = trainer.model.train()
+    cache = collect_rois(
+        cfg.train.roi_cache,
+        model,
+        dataset_dicts,
+        instantiate(cfg.dataloader.train.mapper),
+        settings=_what_rois_depend_on(cfg),
+        seed=seed,
+        num_workers=cfg.dataloader.train.num_workers,
+    )
+    trainer.model = CachedMaskBranch(model)
+    trainer.data_loader = ShuffledRoIs(cache, cfg.dataloader.train.total_batch_size, seed)
+    return trainer.data_loader
+
+
+def _what_rois_depend_on(cfg: DictConfig) -> str:
+    """The settings that change which RoIs there are, or what the mask head sees of them."""
+    model = copy.deepcopy(cfg.model)
+    for key in list(model.roi_heads):
+        if key in ("_target_", "mask_head", "class_embedding", "stop_grad") or (
+            key.startswith("transfer_")
+        ):
+            model.roi_heads.pop(key)
+    return json.dumps(
+        [OmegaConf.to_container(part) for part in (model, cfg.dataloader.train)],
+        default=lambda o: f"{o.__module__}.{o.__qualname__}" if callable(o) else str(o),
+    )
 
 
 def _trainer_class(cfg: DictConfig) -> type[SimpleTrainer]:

@@ -20,6 +20,7 @@ from ..evaluation import MaskProbe, SplitCOCOEvaluator
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
+from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, collect_rois
 
 __all__ = ["MaskXTrainer"]
 
@@ -36,6 +37,7 @@ class MaskXTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         # Detectron2 sets up its own loggers only, and what this package has to say matters.
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maskx_d2")
+        check_roi_cache(cfg.MODEL.MASKX.ROI_CACHE, cfg.MODEL.MASKX.FREEZE_DETECTOR)
         super().__init__(cfg)
         if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cpu":
             made = self._trainer
@@ -45,9 +47,28 @@ class MaskXTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`; the data goes on from there as well."""
         super().resume_or_load(resume)
+        if self.cfg.MODEL.MASKX.ROI_CACHE:
+            self._train_on_cached_rois()
         loader = self._trainer.data_loader
-        if isinstance(loader, TrainLoader):
+        if isinstance(loader, (TrainLoader, ShuffledRoIs)):
             loader.start_iter = self.start_iter
+
+    def _train_on_cached_rois(self) -> None:
+        """Of the detector's weights that have been loaded just now."""
+        cfg = self.cfg
+        dataset_dicts = build_detection_train_loader.from_config(cfg, mapper=None)["dataset"]
+        model = self._trainer.model.train()
+        cache = collect_rois(
+            cfg.MODEL.MASKX.ROI_CACHE,
+            model,
+            dataset_dicts,
+            PartialMaskDatasetMapper(cfg, is_train=True),
+            settings=_what_rois_depend_on(cfg),
+            seed=max(cfg.SEED, 0),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+        self._trainer.model = CachedMaskBranch(model)
+        self._trainer.data_loader = ShuffledRoIs(cache, cfg.SOLVER.IMS_PER_BATCH, max(cfg.SEED, 0))
 
     def build_hooks(self) -> list[HookBase | None]:
         """See :meth:`DefaultTrainer.build_hooks`."""
@@ -87,6 +108,8 @@ class MaskXTrainer(DefaultTrainer):
         cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
         """See :meth:`DefaultTrainer.test`; with ``TEST.MASK_PROBE`` also :class:`MaskProbe`."""
+        if isinstance(model, CachedMaskBranch):
+            model = model.whole
         if evaluators is None and cfg.TEST.MASK_PROBE and cfg.MODEL.MASK_ON:
             folder = os.path.join(cfg.OUTPUT_DIR, "inference")
             evaluators = [
@@ -123,3 +146,15 @@ class MaskXTrainer(DefaultTrainer):
             output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
+
+
+def _what_rois_depend_on(cfg: CfgNode) -> str:
+    """The settings that change which RoIs there are, or what the mask head sees of them."""
+    model = cfg.MODEL.clone()
+    for key in ("MASKX", "WEIGHTS", "DEVICE"):
+        model.pop(key)
+    model.ROI_HEADS.pop("NAME")
+    for key in list(model.ROI_MASK_HEAD):
+        if not key.startswith("POOLER"):
+            model.ROI_MASK_HEAD.pop(key)
+    return f"{model.dump()}\n{cfg.INPUT.dump()}\n{cfg.DATASETS.TRAIN}"

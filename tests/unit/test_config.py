@@ -16,6 +16,7 @@ def test_defaults_are_the_papers_best():
         "MLP_BRANCH": False,
         "MLP_RANK": 0,
         "FREEZE_DETECTOR": False,
+        "ROI_CACHE": "",
     }
     assert cfg.TEST.MASK_PROBE is False
 

@@ -124,7 +124,7 @@ def test_a_grid_on_top_of_another(tmp_path):
     ]
     assert (grid.cells[0].config, grid.cells[0].opts[-2:]) == ("a.yaml", ("K", "3"))
     (tmp_path / "grid.yaml").write_text("_BASE_: none.yaml")
-    with pytest.raises(ValueError, match="grid 'grid.yaml': _BASE_ 'none.yaml' does not exist"):
+    with pytest.raises(ValueError, match=r"grid 'grid\.yaml': _BASE_ 'none\.yaml' does not exist"):
         load_grid("grid.yaml")
     (tmp_path / "grid.yaml").write_text("_BASE_: base/grid.yaml\nseeds: {a: 1}")
     with pytest.raises(ValueError, match="'seeds'"):

@@ -28,7 +28,7 @@ def register_datasets_of_file(path: str | os.PathLike[str]) -> list[str]:
     Each is a COCO JSON file with its folder of images, or a view of a registered data set::
 
         fruit_train:
-          json: fruit/train.json        # paths are relative to the yaml file
+          json: fruit/train.json        # relative to the yaml file; ~ and $VARIABLES will do
           images: fruit/images
           split: fruit_split.json       # as load_split reads it; leave it out to keep all masks
         fruit_val:
@@ -74,14 +74,18 @@ def _register(name: str, said: Mapping[str, Any], folder: Path) -> None:
     base = said.get("base")
     if base is None:
         base = f"{name}_all_masks"
-        register_coco_instances(base, {}, str(folder / said["json"]), str(folder / said["images"]))
+        register_coco_instances(base, {}, *(_path(folder, said[key]) for key in ("json", "images")))
     split = said.get("split")
     register_partial(
         name,
         base=base,
-        split=None if split is None else folder / split,
+        split=None if split is None else _path(folder, split),
         keep_masks=said.get("keep_masks", False),
     )
+
+
+def _path(folder: Path, said: str) -> str:
+    return str(folder / os.path.expanduser(os.path.expandvars(said)))
 
 
 def _checked(said: Any) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from .mask_probe import MaskProbe
 from .mask_quality import MASK_QUALITY, mask_quality
+from .paired import PairedDifference, paired_difference
 from .split_evaluator import SplitCOCOEvaluator
 from .split_metrics import METRICS, subset_metrics
 
@@ -9,7 +10,9 @@ __all__ = [
     "MASK_QUALITY",
     "METRICS",
     "MaskProbe",
+    "PairedDifference",
     "SplitCOCOEvaluator",
     "mask_quality",
+    "paired_difference",
     "subset_metrics",
 ]

@@ -207,7 +207,9 @@ class _Reader:
         _mapping(raw, "the grid", required=("methods", "table"))
         self.output = Path(output if output is not None else _text(raw["output"], "output"))
         self.seeds = _seeds(raw["seeds"])
-        self.command = _words(raw["command"], "command") if "command" in raw else _TRAIN_NET
+        self.command = (
+            _TRAIN_NET if raw.get("command") is None else _words(raw["command"], "command")
+        )
         if not self.command:
             raise ValueError("command is empty; leave it out for train_net.py.")
         self.splits = _named(raw.get("splits") or {"": []}, "splits")

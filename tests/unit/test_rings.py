@@ -24,6 +24,7 @@ R0 = {
     "data/partial_masks.py",
     "data/supervision.py",
     "evaluation/mask_quality.py",
+    "evaluation/paired.py",
     "evaluation/split_metrics.py",
 }
 R1 = {

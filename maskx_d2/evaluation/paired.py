@@ -1,0 +1,84 @@
+"""Whether one method's masks are better than another's, or whether it is chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PairedDifference", "paired_difference"]
+
+#: Image id → the values of its instances, always the same instances in the same order.
+ValuesOfImages = Mapping[int, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """
+    A mean over instances with one method less that with another.
+
+    Attributes:
+        mean: the difference.
+        low, high: the ends of its confidence interval.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the confidence interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_difference(
+    method: Sequence[ValuesOfImages],
+    reference: Sequence[ValuesOfImages],
+    *,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> PairedDifference:
+    """
+    The difference of two methods that were measured on the same instances with the same seeds.
+
+    Its confidence interval is a percentile bootstrap that draws seeds and, for each draw, images,
+    both with replacement: it covers the chance in training and in the choice of test images.
+    With one seed it covers the images alone.
+
+    Args:
+        method, reference: for each seed, what each instance of each image has, such as its IoU.
+        confidence: of the interval.
+        draws: of the bootstrap.
+        seed: of its random numbers.
+
+    Raises:
+        ValueError: if the two don't have the same seeds, images and instances.
+    """
+    if len(method) != len(reference) or not method:
+        raise ValueError(
+            f"{len(method)} seeds can't be paired with {len(reference)}; give both methods' runs "
+            "of the same seeds."
+        )
+    images = sorted(reference[0])
+    counts = np.array([len(reference[0][i]) for i in images], dtype=np.float64)
+    differences = []
+    for one, other in zip(method, reference):
+        for each in (one, other):
+            if sorted(each) != images or any(len(each[i]) != n for i, n in zip(images, counts)):
+                raise ValueError("the runs were not measured on the same instances.")
+        differences.append([sum(one[i]) - sum(other[i]) for i in images])
+    sums: NDArray[np.float64] = np.array(differences)  # (seeds, images)
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for k in range(draws):
+        of_seeds = rng.integers(len(sums), size=len(sums))
+        of_images = rng.integers(len(images), size=len(images))
+        total = counts[of_images].sum()
+        means[k] = sums[np.ix_(of_seeds, of_images)].sum() / max(total * len(sums), 1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return PairedDifference(float(sums.sum() / (counts.sum() * len(sums))), float(low), float(high))

@@ -77,7 +77,7 @@ def main() -> None:
         seeds = sorted(of_seeds.keys() & runs[args.reference].keys())
         figures = [quality(of_seeds[s], counted) for s in seeds]
         row = [method, len(seeds)]
-        for key in ("IoU-inst", "AR-inst", "AR"):
+        for key in ("IoU_inst", "AR_inst", "AR"):
             values = [f[key] for f in figures]
             spread = f" ± {np.std(values, ddof=1):.1f}" if np.ptp(values) > 0 else ""
             row.append(f"{np.mean(values):.1f}{spread}")
@@ -88,8 +88,8 @@ def main() -> None:
             )
             row += [f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]", "yes" if d.is_clear else "no"]
         table.append(row)
-    headers = [f"masks on true boxes of {args.subset}", "seeds", "IoU-inst", "AR-inst", "AR"]
-    headers += [f"AR-inst less {args.reference}'s [95 %]", "clear"]
+    headers = [f"masks on true boxes of {args.subset}", "seeds", "IoU_inst", "AR_inst", "AR"]
+    headers += [f"AR_inst less {args.reference}'s [95 %]", "clear"]
     print(tabulate(table, headers=headers, tablefmt="pipe"))
 
 

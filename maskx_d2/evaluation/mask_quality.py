@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["MASK_QUALITY", "mask_quality"]
 
 #: The figures of :func:`mask_quality`, in their order.
-MASK_QUALITY = ("IoU", "AR", "AR50", "AR75", "IoU-inst", "AR-inst")
+MASK_QUALITY = ("IoU", "AR", "AR50", "AR75", "IoU_inst", "AR_inst")
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's
 
@@ -35,7 +35,7 @@ def mask_quality(
         - ``AR``: the share with an IoU of at least 0.5, 0.55, ..., 0.95, mean over these, which
           is COCO's average recall when each ground truth has one detection;
         - ``AR50``, ``AR75``: the same at one threshold;
-        - ``IoU-inst``, ``AR-inst``: the mean over instances, where the others are, as COCO's are,
+        - ``IoU_inst``, ``AR_inst``: the mean over instances, where the others are, as COCO's are,
           means over categories.
     """
     if of_interest is not None:

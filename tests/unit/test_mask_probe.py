@@ -31,8 +31,8 @@ def test_figures_are_means_over_categories():
             "AR": 100 * ((1 + 0.1) / 3 + 0.5) / 2,  # 0.749 passes 0.5 to 0.7
             "AR50": 100 * (2 / 3 + 1) / 2,
             "AR75": 100 * (1 / 3) / 2,
-            "IoU-inst": 100 * 2.249 / 4,
-            "AR-inst": 100 * 1.6 / 4,
+            "IoU_inst": 100 * 2.249 / 4,
+            "AR_inst": 100 * 1.6 / 4,
         }
     )
     assert mask_quality(ious, np.array([0, 0, 0, 7]), [7])["IoU"] == pytest.approx(74.9)

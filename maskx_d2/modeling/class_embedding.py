@@ -12,7 +12,11 @@ DETECTION_WEIGHT_SOURCES = ("cls", "box", "cls+box")
 
 
 def detection_weights(
-    box_predictor: nn.Module, *, source: str = "cls+box", stop_grad: bool = True
+    box_predictor: nn.Module,
+    *,
+    source: str = "cls+box",
+    stop_grad: bool = True,
+    classes: Tensor | None = None,
 ) -> Tensor:
     """
     Each category's rows of the box head's last layers (paper, section 3.2 and Table 1a).
@@ -25,9 +29,10 @@ def detection_weights(
         stop_grad: whether to cut the gradient, so that the mask loss doesn't change the box
             head. End-to-end training needs it: else the vectors of categories with masks drift
             away from those without (Table 1d).
+        classes: (n,) int64, only these categories' rows, in this order; all K by default.
 
     Returns:
-        (K, D) float, without the background. Row c is ``cls_score.weight[c]``, or the four rows
+        (K, D) or (n, D) float, without the background. Row c is ``cls_score.weight[c]``, or the four rows
         of ``bbox_pred.weight`` for category c one after the other, or the former followed by the
         latter: D = F, 4F or 5F. No biases, no normalisation.
 
@@ -45,7 +50,7 @@ def detection_weights(
     num_classes = len(cls_score) - 1
     parts = []
     if "cls" in source:
-        parts.append(cls_score[:num_classes])
+        parts.append(cls_score[:num_classes] if classes is None else cls_score[classes])
     if "box" in source:
         bbox_pred = _weight(box_predictor, "bbox_pred")
         if len(bbox_pred) != 4 * num_classes:
@@ -55,7 +60,8 @@ def detection_weights(
                 "set MODEL.MASKX.TRANSFER_INPUT (transfer_input of apply_maskx) to cls, or "
                 "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG to False."
             )
-        parts.append(bbox_pred.reshape(num_classes, -1))
+        by_class = bbox_pred.reshape(num_classes, -1)
+        parts.append(by_class if classes is None else by_class[classes])
     vectors = torch.cat(parts, dim=1)
     return vectors.detach() if stop_grad else vectors
 

@@ -241,12 +241,25 @@ class MaskXMixin(SupervisedMasksOnly):
         self._cached_class_weights = None
         return super().train(mode)  # type: ignore[misc]
 
-    def _class_vectors(self) -> Tensor:
+    def _class_vectors(self, classes: Tensor | None = None) -> Tensor:
         if self.class_embedding is not None:
-            return self.class_embedding
+            return self.class_embedding if classes is None else self.class_embedding[classes]
         return detection_weights(
-            self._last_box_predictor(), source=self.transfer_input, stop_grad=self.stop_grad
+            self._last_box_predictor(),
+            source=self.transfer_input,
+            stop_grad=self.stop_grad,
+            classes=classes,
         )
+
+    def _class_weights_of(self, instances: List[Instances]) -> Tensor:
+        """
+        :meth:`class_weights`, (K, C), of the RoIs' ground-truth categories; zero for the others.
+
+        T sees each category on its own, so a training step need not pay for all K of them.
+        """
+        present = torch.unique(torch.cat([i.gt_classes for i in instances]))
+        rows = self.weight_transfer(self._class_vectors(present))
+        return rows.new_zeros(self.num_classes, rows.shape[1]).index_copy(0, present, rows)
 
     def _last_box_predictor(self) -> nn.Module:
         """The box predictor, or that of the last stage of a cascade."""
@@ -256,7 +269,9 @@ class MaskXMixin(SupervisedMasksOnly):
     def _pass_class_weights(
         self, mask_head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, {"class_weights": self.class_weights(), **kwargs}
+        _, instances = args
+        weights = self._class_weights_of(instances) if self.training else self.class_weights()
+        return args, {"class_weights": weights, **kwargs}
 
 
 def _transfer_input(cfg: Any) -> dict[str, Any]:

@@ -168,6 +168,26 @@ def test_class_weights_are_t_of_the_box_head_and_in_dim_is_measured():
     assert torch.equal(heads.class_weights(), heads.weight_transfer(vectors))
 
 
+@pytest.mark.parametrize("variant", [MASKX, CASCADE, C4], ids=["maskx", "cascade", "C4"])
+@pytest.mark.parametrize("stop_grad", [True, False])
+def test_a_training_step_transfers_the_categories_it_needs(variant, stop_grad):
+    model = build(*variant, "MODEL.MASKX.STOP_GRAD", stop_grad)
+    heads = model.roi_heads
+    batch = make_batch(make_targets([True, False], [2, 1]), make_targets([True, True], [0, 2]))
+    seen = []
+    hook = heads.weight_transfer.register_forward_hook(lambda _m, x, _y: seen.append(len(x[0])))
+    losses(model, batch)["loss_mask"].backward()
+    assert seen == [2], "categories 0 and 2 have masks"
+    found = {n: p.grad for n, p in model.named_parameters()}
+    hook.remove()
+    model.zero_grad()
+    # As if all K were transferred.
+    heads._class_weights_of = lambda _instances: heads.class_weights()
+    losses(model, batch)["loss_mask"].backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, msg=name)
+
+
 def count_transfers(model):
     calls = []
     model.roi_heads.weight_transfer.register_forward_hook(lambda *_: calls.append(1))

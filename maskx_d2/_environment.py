@@ -21,6 +21,7 @@ _NOISE: tuple[tuple[str, type[Warning]], ...] = (
     (r"`torch\.jit\.(script|trace|interface)` is deprecated", DeprecationWarning),
     (r"`?torch\.cuda\.amp\.", FutureWarning),
     (r"torch\.cuda\.amp\.GradScaler is enabled, but CUDA is not available", UserWarning),
+    (r"`broadcast_buffers` is deprecated", FutureWarning),
     (r"torch\.meshgrid: in an upcoming release", UserWarning),
     (r".*is_fx_tracing will return true", UserWarning),
     (r"The given NumPy array is not writable", UserWarning),

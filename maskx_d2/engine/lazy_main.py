@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
-from ..evaluation import MaskProbe
+from ..evaluation import MaskProbe, rle_evaluation
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
@@ -60,7 +60,10 @@ def lazy_main(args: argparse.Namespace) -> Any:
     model = instantiate(cfg.model).to(cfg.train.device)
     if cfg.train.get("freeze_detector", False):
         freeze_detector(model)
-    model = create_ddp_model(model, **cfg.train.ddp)
+    ddp = dict(cfg.train.ddp)
+    if torch.device(cfg.train.device).type == "cpu":
+        ddp.setdefault("device_ids", None)  # detectron2 would name a GPU
+    model = create_ddp_model(model, **ddp)
     if not args.eval_only:
         return _train(args, cfg, model)
     DetectionCheckpointer(model, cfg.train.output_dir).resume_or_load(
@@ -174,7 +177,8 @@ def _evaluate(cfg: DictConfig, model: nn.Module) -> Any:
         folder = os.path.join(cfg.train.output_dir, "inference")
         probe = MaskProbe(cfg.dataloader.test.dataset.names, model, output_dir=folder)
         evaluator = DatasetEvaluators([evaluator, probe])
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    with rle_evaluation(model, evaluator):
+        results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, defaults
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
-from ..evaluation import MaskProbe, SplitCOCOEvaluator
+from ..evaluation import MaskProbe, SplitCOCOEvaluator, rle_evaluation
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
@@ -38,8 +40,10 @@ class MaskXTrainer(DefaultTrainer):
         # Detectron2 sets up its own loggers only, and what this package has to say matters.
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maskx_d2")
         check_roi_cache(cfg.MODEL.MASKX.ROI_CACHE, cfg.MODEL.MASKX.FREEZE_DETECTOR)
-        super().__init__(cfg)
-        if cfg.SOLVER.AMP.ENABLED and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        with _ddp_on_cpu() if on_cpu else nullcontext():
+            super().__init__(cfg)
+        if cfg.SOLVER.AMP.ENABLED and on_cpu:
             made = self._trainer
             self._trainer = CPUAutocastTrainer(made.model, made.data_loader, made.optimizer)
         self.checkpointer.path_manager = AtomicWrites(self.checkpointer.path_manager)
@@ -110,15 +114,16 @@ class MaskXTrainer(DefaultTrainer):
         """See :meth:`DefaultTrainer.test`; with ``TEST.MASK_PROBE`` also :class:`MaskProbe`."""
         if isinstance(model, CachedMaskBranch):
             model = model.whole
-        if evaluators is None and cfg.TEST.MASK_PROBE and cfg.MODEL.MASK_ON:
-            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-            evaluators = [
-                DatasetEvaluators(
-                    [cls.build_evaluator(cfg, name), MaskProbe(name, model, output_dir=folder)]
-                )
-                for name in cfg.DATASETS.TEST
-            ]
-        results: dict[str, Any] = super().test(cfg, model, evaluators)
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            if cfg.TEST.MASK_PROBE and cfg.MODEL.MASK_ON:
+                folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+                evaluators = [
+                    DatasetEvaluators([evaluator, MaskProbe(name, model, output_dir=folder)])
+                    for name, evaluator in zip(cfg.DATASETS.TEST, evaluators)
+                ]
+        with rle_evaluation(model, evaluators):
+            results: dict[str, Any] = super().test(cfg, model, evaluators)
         return results
 
     @classmethod
@@ -146,6 +151,17 @@ class MaskXTrainer(DefaultTrainer):
             output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
+
+
+@contextmanager
+def _ddp_on_cpu() -> Iterator[None]:
+    """Detectron2 gives each process its GPU's number, which a model on a CPU must not have."""
+    original = defaults.create_ddp_model
+    defaults.create_ddp_model = partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = original
 
 
 def _what_rois_depend_on(cfg: CfgNode) -> str:

@@ -104,6 +104,7 @@ def generate_pseudo_masks(
         "source_sha256": _sha256(json_file),
     }
     before = _finished_before(output, described)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
     progress_path = Path(f"{os.fspath(output)}.progress.jsonl")
     if before is not None and not before["skipped_images"] and not progress_path.exists():
         return Report(**before["instances"], skipped=[])
@@ -140,8 +141,6 @@ def _check_paths(
         raise FileNotFoundError(
             f"the image folder '{image_root}' does not exist; name the one that has the images."
         )
-    if not Path(output).parent.is_dir():
-        raise FileNotFoundError(f"the folder of '{output}' does not exist; make it.")
     if Path(output).exists() and Path(output).samefile(json_file):
         raise ValueError(
             f"'{output}' is the file with the real masks, which are never overwritten; choose "

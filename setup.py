@@ -28,9 +28,10 @@ setup(
     # maskx_d2/model_zoo/configs is a link to configs/, so that they are found when installed.
     package_data={"maskx_d2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]},
     install_requires=["ijson", "numpy", "pycocotools", "tabulate", "tqdm"],
-    # emoji: the rasteriser of datasets/make_emoji.py
+    # emoji: the rasteriser of datasets/make_emoji.py; export: `maskx export --format onnx`
     extras_require={
         "emoji": ["resvg-py"],
+        "export": ["onnx", "onnxruntime"],
         "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff"],
     },
     entry_points={"console_scripts": ["maskx = maskx_d2.cli:main"]},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import check, experiments, predict, pseudo_masks, samples
+from . import bake, check, experiments, export, predict, pseudo_masks, samples
 
 __all__ = ["main"]
 
@@ -16,8 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="maskx", description="Partial mask supervision for detectron2."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    bake.add_parser(commands)
     check.add_parser(commands)
     experiments.add_parser(commands)
+    export.add_parser(commands)
     predict.add_parser(commands)
     pseudo_masks.add_parser(commands)
     samples.add_parser(commands)

@@ -5,6 +5,7 @@ from .embedding_files import load_class_embedding, random_class_embedding
 from .freeze import freeze_detector
 from .mask_head import MaskXConvUpsampleHead, MLPConvUpsampleHead
 from .mlp_branch import MLPBranch
+from .per_roi_mask_head import PerRoIConvUpsampleHead
 from .roi_heads import (
     MaskXCascadeROIHeads,
     MaskXMixin,
@@ -28,6 +29,7 @@ __all__ = [
     "MaskXMixin",
     "MaskXROIHeads",
     "MaskXRes5ROIHeads",
+    "PerRoIConvUpsampleHead",
     "SupervisedMasksCascadeROIHeads",
     "SupervisedMasksOnly",
     "SupervisedMasksROIHeads",

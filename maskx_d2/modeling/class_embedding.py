@@ -32,9 +32,9 @@ def detection_weights(
         classes: (n,) int64, only these categories' rows, in this order; all K by default.
 
     Returns:
-        (K, D) or (n, D) float, without the background. Row c is ``cls_score.weight[c]``, or the four rows
-        of ``bbox_pred.weight`` for category c one after the other, or the former followed by the
-        latter: D = F, 4F or 5F. No biases, no normalisation.
+        (K, D) or (n, D) float, without the background. Category c's row is
+        ``cls_score.weight[c]``, or its four rows of ``bbox_pred.weight`` one after the other, or
+        the former followed by the latter: D = F, 4F or 5F. No biases, no normalisation.
 
     Raises:
         ValueError: if ``source`` is unknown, or asks for box weights of a class-agnostic box

@@ -51,7 +51,9 @@ def draw_instances(
     if instances.has("pred_boxes"):
         instances = instances[instances.scores >= min_score]
         boxes, classes = instances.pred_boxes.tensor, instances.pred_classes
-        masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
+        masks = (
+            [np.asarray(m) for m in instances.pred_masks] if instances.has("pred_masks") else None
+        )
         scores = instances.scores.tolist()
     else:
         boxes, classes, scores = instances.gt_boxes.tensor, instances.gt_classes, None

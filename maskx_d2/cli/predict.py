@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..engine.inference import load_model
+from ..postprocessing import rle_masks
 from ..visualization import draw_annotations, draw_instances
 
 __all__ = ["add_parser"]
@@ -61,9 +62,11 @@ def _run(args: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for i, record in enumerate(tqdm(records, desc="predict", unit="image")):
         image = read_image(record["file_name"], format="RGB")
+        with rle_masks(loaded.model):  # only those that are drawn become bitmaps
+            instances = loaded.predict(record)
         picture = draw_instances(
             image,
-            loaded.predict(record),
+            instances,
             metadata,
             min_score=args.confidence,
             scale=args.scale,

@@ -3,6 +3,7 @@
 from .mask_probe import MaskProbe
 from .mask_quality import MASK_QUALITY, mask_quality
 from .paired import PairedDifference, paired_difference
+from .rle_evaluation import rle_evaluation
 from .split_evaluator import SplitCOCOEvaluator
 from .split_metrics import METRICS, subset_metrics
 
@@ -14,5 +15,6 @@ __all__ = [
     "SplitCOCOEvaluator",
     "mask_quality",
     "paired_difference",
+    "rle_evaluation",
     "subset_metrics",
 ]

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..data import class_split_of, has_mask
 from ..data.partial_masks import encode_mask
+from ..postprocessing import RLEMasks, encode_changes, rle_inference
 from ..splits import ClassSplit
 from .mask_quality import MASK_QUALITY, mask_quality
 
@@ -75,9 +76,12 @@ class MaskProbe(DatasetEvaluator):
                 f"{type(model).__name__}; set TEST.MASK_PROBE to False."
             )
         # PanopticFPN has an inference() of its own, to which boxes can't be given.
-        takes_boxes = "detected_instances" in inspect.signature(model.inference).parameters
+        own = type(model).inference
+        takes_boxes = "detected_instances" in inspect.signature(own).parameters
         self._inference = (
-            model.inference if takes_boxes else partial(GeneralizedRCNN.inference, model)
+            model.inference
+            if takes_boxes and own is not GeneralizedRCNN.inference
+            else partial(rle_inference, model)
         )
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         self._split = class_split or class_split_of(dataset_name)
@@ -104,15 +108,18 @@ class MaskProbe(DatasetEvaluator):
     def _compare(self, record: dict[str, Any], predicted: Instances) -> None:
         size = (record["height"], record["width"])
         indices = predicted.get(_INDEX).tolist()
-        masks = {i: m.numpy() for i, m in zip(indices, predicted.pred_masks)}
+        masks = predicted.pred_masks
+        if not isinstance(masks, RLEMasks):
+            masks = RLEMasks.from_bitmaps(masks)
+        rles = dict(zip(indices, masks.rles))
+        (nothing,) = encode_changes([np.zeros(0, dtype=np.int64)], size)
         for i in _with_masks(record):
             annotation = record["annotations"][i]
             truth = encode_mask(annotation["segmentation"], *size)
             box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
             # A box outside of the image is given no mask, which is wrong and counts as that.
-            mask = masks.get(i, np.zeros(size, dtype=bool))
             tried = [
-                mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)),
+                rles.get(i, nothing),
                 *mask_util.frPyObjects(np.asarray([box], dtype=np.float64), *size),
             ]
             iou, box_iou = mask_util.iou(tried, [truth], [0])[:, 0].tolist()

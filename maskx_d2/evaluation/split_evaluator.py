@@ -11,10 +11,12 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Instances
 from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from ..data import box_polygon, class_split_of, has_mask
+from ..postprocessing import RLEMasks
 from ..splits import ClassSplit
 from .split_metrics import METRICS, subset_metrics
 
@@ -62,6 +64,21 @@ class SplitCOCOEvaluator(COCOEvaluator):
                 DatasetCatalog.get(dataset_name)  # a COCO JSON names them when it is loaded
             self._class_split.indices(metadata.thing_classes)
         self._mask_ground_truth = _ignore_maskless(self._coco_api)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """See :meth:`COCOEvaluator.process`; masks may also be :class:`RLEMasks`."""
+        for model_input, output in zip(inputs, outputs):
+            instances = output.get("instances")
+            masks = instances.get_fields().get("pred_masks") if instances is not None else None
+            if not isinstance(masks, RLEMasks):
+                super().process([model_input], [output])
+                continue
+            # The parent would make bitmaps of them, to encode those.
+            others = {k: v for k, v in instances.get_fields().items() if k != "pred_masks"}
+            without_masks = Instances(instances.image_size, **others)
+            super().process([model_input], [{**output, "instances": without_masks}])
+            for result, rle in zip(self._predictions[-1]["instances"], masks.rles):
+                result["segmentation"] = rle
 
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`; logs one table of all, A and B."""

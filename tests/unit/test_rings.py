@@ -26,6 +26,7 @@ R0 = {
     "evaluation/mask_quality.py",
     "evaluation/paired.py",
     "evaluation/split_metrics.py",
+    "postprocessing/run_lengths.py",
 }
 R1 = {
     "modeling/class_embedding.py",
@@ -33,6 +34,7 @@ R1 = {
     "modeling/freeze.py",
     "modeling/mlp_branch.py",
     "modeling/weight_transfer.py",
+    "postprocessing/rle_masks.py",
 }
 READERS = {"numpy", "ijson", "pycocotools", "tqdm"}
 ALLOWED = {name: READERS if name in R0 else READERS | {"torch"} for name in R0 | R1}

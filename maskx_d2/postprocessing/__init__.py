@@ -1,0 +1,15 @@
+"""From what a model predicts to COCO's results, without a bitmap for every detection."""
+
+from .paste import paste_masks_as_rles
+from .rle_inference import rle_inference, rle_masks
+from .rle_masks import RLEMasks
+from .run_lengths import changes_of_crop, encode_changes
+
+__all__ = [
+    "RLEMasks",
+    "changes_of_crop",
+    "encode_changes",
+    "paste_masks_as_rles",
+    "rle_inference",
+    "rle_masks",
+]

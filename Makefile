@@ -31,6 +31,7 @@ $(STAMP): setup.py pyproject.toml requirements/runtime.txt requirements/dev.txt 
 	@echo "Installing into $(VENV): about 5.5 GB, a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir --progress-bar on -r requirements/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir --quiet --no-deps lvis==0.5.3  # its dependencies would bring another OpenCV
 	tools/install_detectron2.sh $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir --quiet --no-build-isolation -e .
 	touch $@

@@ -31,6 +31,7 @@ setup(
     # emoji: the rasteriser of datasets/make_emoji.py; export: `maskx export --format onnx`
     extras_require={
         "emoji": ["resvg-py"],
+        "fast": ["faster-coco-eval>=1.8"],  # COCO and LVIS evaluation in C++
         "export": ["onnx", "onnxruntime"],
         "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff"],
     },

@@ -25,7 +25,7 @@ from pycocotools import mask as mask_util
 from .coco_reader import read_images, read_section
 from .partial_masks import has_mask, usable_polygons
 
-__all__ = ["is_box", "load_coco_json"]
+__all__ = ["add_annotations", "is_box", "load_coco_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,9 @@ def load_coco_json(
     Raises:
         ValueError: if an annotation can't be used; it says which, and why.
     """
-    contiguous = {category_id: i for i, category_id in enumerate(sorted(categories))}
-    progress = comm.is_main_process()
     with _without_garbage_collection():
         records = {}
-        for image in read_images(json_file, progress=progress):
+        for image in read_images(json_file, progress=comm.is_main_process()):
             records[image["id"]] = {
                 "file_name": os.path.join(image_root, image["file_name"]),
                 "height": image["height"],
@@ -66,8 +64,30 @@ def load_coco_json(
                 "image_id": image["id"],
                 "annotations": [],
             }
+    return add_annotations(records, json_file, categories, boxes_only=boxes_only)
+
+
+def add_annotations(
+    records: Mapping[int, dict[str, Any]],
+    json_file: str,
+    categories: Mapping[int, str],
+    *,
+    boxes_only: Collection[int] = (),
+) -> list[dict[str, Any]]:
+    """
+    Read the annotations of a file whose images have been read.
+
+    Args:
+        records: dataset dicts by image id, to whose ``annotations`` the file's are added.
+        json_file, categories, boxes_only: see :func:`load_coco_json`, also for errors.
+
+    Returns:
+        the dataset dicts in the order of the image ids.
+    """
+    contiguous = {category_id: i for i, category_id in enumerate(sorted(categories))}
+    with _without_garbage_collection():
         ids, orphans = array("q"), []
-        for annotation in read_section(json_file, "annotations", progress=progress):
+        for annotation in read_section(json_file, "annotations", progress=comm.is_main_process()):
             where = (
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"

@@ -16,12 +16,14 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.lvis import register_lvis_instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..splits import ClassSplit, load_split
 from .coco_json import load_coco_json
 from .coco_reader import read_categories
+from .lvis_json import load_lvis_json
 from .partial_masks import drop_masks
 from .supervision import SupervisionSummary
 
@@ -160,18 +162,18 @@ def _load_partial(
     if base not in DatasetCatalog.list():
         raise KeyError(f"data set '{name}' is made from '{base}', which is not registered.")
     _check_files_exist(name, base)
-    is_coco_json = _loads_coco_json(base)
-    if is_coco_json:
+    load_json = _json_loader(base)
+    if load_json is not None:
         categories = _read_categories(base)
     else:
         dataset_dicts: list[dict[str, Any]] = DatasetCatalog.get(base)
     _inherit_metadata(name, base, split)
     unwanted = () if split is None or keep_masks else _boxes_only(name, base)
-    if not is_coco_json:
+    if load_json is None:
         return drop_masks(dataset_dicts, unwanted)
     metadata = MetadataCatalog.get(base)
     json_file = PathManager.get_local_path(metadata.json_file)
-    return load_coco_json(json_file, metadata.image_root, categories, boxes_only=unwanted)
+    return load_json(json_file, metadata.image_root, categories, boxes_only=unwanted)
 
 
 def _boxes_only(name: str, base: str) -> Sequence[int]:
@@ -186,16 +188,26 @@ def _boxes_only(name: str, base: str) -> Sequence[int]:
     return boxes_only
 
 
-def _loads_coco_json(name: str) -> bool:
-    """Whether a data set is a COCO JSON file and nothing more: detectron2's own registration."""
-    load = DatasetCatalog[name]
-    return getattr(load, "__module__", None) == register_coco_instances.__module__
+# What registers a JSON file and nothing more → what reads it here
+_JSON_LOADERS = {
+    register_coco_instances.__module__: load_coco_json,
+    register_lvis_instances.__module__: load_lvis_json,
+}
+
+
+def _json_loader(name: str) -> Callable[..., list[dict[str, Any]]] | None:
+    """What reads the file of a data set that detectron2's own functions registered, else None."""
+    return _JSON_LOADERS.get(getattr(DatasetCatalog[name], "__module__", ""))
 
 
 def _read_categories(base: str) -> dict[int, str]:
-    """The categories of a COCO JSON file, also as the metadata that detectron2 makes of them."""
+    """The categories of a JSON file, also as the metadata that detectron2 makes of them."""
     metadata = MetadataCatalog.get(base)
     id_map = metadata.get("thing_dataset_id_to_contiguous_id")
+    if _json_loader(base) is load_lvis_json and not id_map and metadata.get("thing_classes"):
+        # Detectron2 takes LVIS's ids to be 1, 2, …, and calls one category other than the file.
+        id_map = {i: i - 1 for i in range(1, len(metadata.thing_classes) + 1)}
+        metadata.thing_dataset_id_to_contiguous_id = id_map
     if id_map and metadata.get("thing_classes"):  # detectron2's own, or read before
         return {c: metadata.thing_classes[i] for c, i in sorted(id_map.items())}
     json_file = PathManager.get_local_path(metadata.json_file)

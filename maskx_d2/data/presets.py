@@ -20,6 +20,7 @@ from ..splits import (
 )
 from .dataset_file import ENVIRONMENT_VARIABLE, register_datasets_of_file
 from .datasets import SplitFunction, register_partial
+from .lvis import register_lvis_presets
 from .visual_genome import register_visual_genome
 
 __all__ = ["register_presets"]
@@ -62,6 +63,7 @@ def register_presets() -> None:
         for split_name, split in splits.items():
             register_partial(f"{base}_{split_name}", base=base, split=split, keep_masks=keep_masks)
     register_visual_genome(datasets)
+    register_lvis_presets()
     _register_own()
 
 

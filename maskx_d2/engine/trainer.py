@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
-from ..evaluation import MaskProbe, SplitCOCOEvaluator, rle_evaluation
+from ..evaluation import MaskProbe, SplitCOCOEvaluator, SplitLVISEvaluator, rle_evaluation
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
@@ -129,26 +129,30 @@ class MaskXTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-    ) -> SplitCOCOEvaluator:
+    ) -> DatasetEvaluator:
         """
         See :meth:`DefaultTrainer.build_evaluator`. Predictions go to ``OUTPUT_DIR/inference``.
 
         Raises:
-            ValueError: if the data set is to be evaluated with other than COCO's metrics.
+            ValueError: if the data set is to be evaluated with other than COCO's or LVIS's
+                metrics.
         """
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-        if evaluator_type != "coco":
+        if evaluator_type not in ("coco", "lvis"):
             raise ValueError(
-                f"data set '{dataset_name}' asks for evaluator '{evaluator_type}', but only COCO "
-                "evaluation is built in; override MaskXTrainer.build_evaluator."
+                f"data set '{dataset_name}' asks for evaluator '{evaluator_type}', but only COCO's "
+                "and LVIS's are built in; override MaskXTrainer.build_evaluator."
             )
+        output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         tasks = ["bbox"]
         tasks += ["segm"] if cfg.MODEL.MASK_ON else []
+        if evaluator_type == "lvis":
+            return SplitLVISEvaluator(dataset_name, tasks, output_dir=output_folder)
         tasks += ["keypoints"] if cfg.MODEL.KEYPOINT_ON else []
         return SplitCOCOEvaluator(
             dataset_name,
             tasks,
-            output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
+            output_dir=output_folder,
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
 

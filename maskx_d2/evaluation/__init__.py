@@ -5,6 +5,7 @@ from .mask_quality import MASK_QUALITY, mask_quality
 from .paired import PairedDifference, paired_difference
 from .rle_evaluation import rle_evaluation
 from .split_evaluator import SplitCOCOEvaluator
+from .split_lvis_evaluator import SplitLVISEvaluator
 from .split_metrics import METRICS, subset_metrics
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MaskProbe",
     "PairedDifference",
     "SplitCOCOEvaluator",
+    "SplitLVISEvaluator",
     "mask_quality",
     "paired_difference",
     "rle_evaluation",

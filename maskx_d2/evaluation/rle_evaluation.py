@@ -11,6 +11,7 @@ from torch import nn
 from ..postprocessing import rle_masks
 from .mask_probe import MaskProbe
 from .split_evaluator import SplitCOCOEvaluator
+from .split_lvis_evaluator import SplitLVISEvaluator
 
 __all__ = ["rle_evaluation"]
 
@@ -40,5 +41,9 @@ def _reads_rles(evaluators: DatasetEvaluator | Sequence[DatasetEvaluator]) -> bo
     if isinstance(evaluators, DatasetEvaluators):
         evaluators = evaluators._evaluators
     if isinstance(evaluators, DatasetEvaluator):
-        return type(evaluators).process in (SplitCOCOEvaluator.process, MaskProbe.process)
+        return type(evaluators).process in (
+            SplitCOCOEvaluator.process,
+            SplitLVISEvaluator.process,
+            MaskProbe.process,
+        )
     return all(_reads_rles(evaluator) for evaluator in evaluators)

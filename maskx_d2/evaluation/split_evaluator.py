@@ -11,13 +11,13 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Instances
 from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from ..data import box_polygon, class_split_of, has_mask
-from ..postprocessing import RLEMasks
 from ..splits import ClassSplit
+from .coco_engine import with_fastest_cocoeval
+from .rle_results import take_rles
 from .split_metrics import METRICS, subset_metrics
 
 __all__ = ["SplitCOCOEvaluator"]
@@ -58,6 +58,7 @@ class SplitCOCOEvaluator(COCOEvaluator):
                 "can't be evaluated; register it with keep_masks=True."
             )
         super().__init__(dataset_name, *args, **kwargs)
+        self._may_be_fast = kwargs.get("use_fast_impl", True)
         self._class_split = class_split or class_split_of(dataset_name)
         if self._class_split is not None:
             if not metadata.get("thing_classes"):
@@ -68,21 +69,19 @@ class SplitCOCOEvaluator(COCOEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """See :meth:`COCOEvaluator.process`; masks may also be :class:`RLEMasks`."""
         for model_input, output in zip(inputs, outputs):
-            instances = output.get("instances")
-            masks = instances.get_fields().get("pred_masks") if instances is not None else None
-            if not isinstance(masks, RLEMasks):
-                super().process([model_input], [output])
-                continue
-            # The parent would make bitmaps of them, to encode those.
-            others = {k: v for k, v in instances.get_fields().items() if k != "pred_masks"}
-            without_masks = Instances(instances.image_size, **others)
-            super().process([model_input], [{**output, "instances": without_masks}])
-            for result, rle in zip(self._predictions[-1]["instances"], masks.rles):
-                result["segmentation"] = rle
+            rles = None
+            if "instances" in output:
+                instances, rles = take_rles(output["instances"])
+                output = {**output, "instances": instances}
+            super().process([model_input], [output])
+            if rles is not None:
+                for result, rle in zip(self._predictions[-1]["instances"], rles):
+                    result["segmentation"] = rle
 
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
         """See :meth:`COCOEvaluator.evaluate`; logs one table of all, A and B."""
-        results: dict[str, Any] = super().evaluate(img_ids)
+        with with_fastest_cocoeval() if self._may_be_fast else contextlib.nullcontext():
+            results: dict[str, Any] = super().evaluate(img_ids)
         if self._class_split is not None and results:
             logger.info(f"Evaluation by split '{self._class_split.name}':\n{_table(results)}")
         return results

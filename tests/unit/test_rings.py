@@ -23,6 +23,7 @@ R0 = {
     "data/mask_extents.py",
     "data/partial_masks.py",
     "data/supervision.py",
+    "evaluation/lvis_protocol.py",
     "evaluation/mask_quality.py",
     "evaluation/paired.py",
     "evaluation/split_metrics.py",

@@ -103,8 +103,9 @@ class ClassSplit:
             ValueError: if the split names a category that the data set does not have, or does
                 not cover one that it has. The sentence names the categories.
         """
-        _check_known(self.name, self.with_masks | self.boxes_only, thing_classes)
-        uncovered = [c for c in thing_classes if c not in self.with_masks | self.boxes_only]
+        covered = self.with_masks | self.boxes_only
+        _check_known(self.name, covered, thing_classes)
+        uncovered = [c for c in thing_classes if c not in covered]
         if uncovered:
             raise ValueError(
                 f"split '{self.name}' does not say whether {_names(uncovered)} of the data set "

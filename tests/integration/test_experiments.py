@@ -233,7 +233,8 @@ def test_a_signal_stops_everything_and_the_next_call_goes_on(number, capfd):
 
 def shapes_grid(folder, *overrides):
     """The example grid, shortened to two iterations."""
-    said = yaml.safe_load((REPOSITORY / "configs" / "grids" / "shapes.yaml").read_text())
+    text = (REPOSITORY / "configs" / "grids" / "shapes.yaml").read_text()
+    said = yaml.safe_load(text.replace("train.max_iter=800", "train.max_iter=2"))
     said["common"] += ["train.max_iter=2", "train.log_period=1", "optimizer.lr=0.0001"]
     said["common"] += ["dataloader.train.num_workers=0", "dataloader.test.num_workers=0"]
     said["common"] += overrides
@@ -247,21 +248,21 @@ def test_a_real_cell_from_the_command_line(shapes, folder, monkeypatch, capfd):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    path, only = str(shapes_grid(folder)), ["--only", "random vectors"]
+    path, only = str(shapes_grid(folder)), ["--only", "end-to-end transfer/"]
     assert cli.main(["experiments", "run", path, *only, "--dry-run"]) == 0
-    assert "transfer random vectors/seed5 (new)\n" in capfd.readouterr().out
+    assert "end-to-end transfer/seed5 (new)\n" in capfd.readouterr().out
     assert cli.main(["experiments", "run", path, *only]) == 0
-    assert "transfer random vectors/seed5: finished" in capfd.readouterr().out
-    log = (folder / "out/transfer_random_vectors/seed5/stdout.log").read_text()
+    assert "end-to-end transfer/seed5: finished" in capfd.readouterr().out
+    log = (folder / "out/end-to-end_transfer/seed5/stdout.log").read_text()
     assert "Evaluation by split 'a27b9'" in log
-    assert cell_files.progress(folder / "out/transfer_random_vectors/seed5") == 1
+    assert cell_files.progress(folder / "out/end-to-end_transfer/seed5") == 1
     assert cli.main(["experiments", "run", path, *only]) == 0
     assert "1 of 1 cells are done already" in capfd.readouterr().out
 
     assert cli.main(["experiments", "table", path]) == 0
     table = capfd.readouterr().out
-    assert re.search(r"\| transfer random vectors +\| +\S+ \(1\) \|", table)
-    assert "12 of 13 cells are missing." in table
+    assert re.search(r"\| end-to-end transfer +\| +\S+ \(1\) \|", table)
+    assert "18 of 19 cells are missing." in table
     assert (folder / "out/results.png").exists()
 
 
@@ -289,7 +290,7 @@ def test_stage_wise_cells_start_from_the_detector(shapes, folder, monkeypatch):
             keep_masks=part == "test",
         )
     names = [f"dataloader.{part}.dataset.names=tiny_{part}_a27b9" for part in ("train", "test")]
-    detector, stage_2 = load_grid(shapes_grid(folder, *names)).select("stage-wise transfer")
+    detector, stage_2 = load_grid(shapes_grid(folder, *names)).select("transfer cls/")
     engine.run(detector.command_line()[3:])
     checkpoint = cell_files.final_checkpoint(detector.folder)
     assert "bbox_B/AP" in cell_files.final_metrics(detector.folder, [])

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from .._yaml import load_yaml
+from ..splits import load_split
 from .datasets import register_partial
 
 __all__ = ["ENVIRONMENT_VARIABLE", "register_datasets_of_file"]
@@ -57,9 +60,9 @@ def register_datasets_of_file(path: str | os.PathLike[str]) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"file '{path}' of {ENVIRONMENT_VARIABLE} does not exist.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as e:
-        raise ValueError(f"data sets file '{path}' is no valid yaml: {e}.") from None
+        content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError) as e:
+        raise ValueError(f"data sets file '{path}' is no valid yaml: {e}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"data sets file '{path}' must map names to data sets.")
     for name, said in content.items():
@@ -71,21 +74,29 @@ def register_datasets_of_file(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _register(name: str, said: Mapping[str, Any], folder: Path) -> None:
-    base = said.get("base")
-    if base is None:
-        base = f"{name}_all_masks"
-        register_coco_instances(base, {}, *(_path(folder, said[key]) for key in ("json", "images")))
+    base = said.get("base") or f"{name}_all_masks"
+    for new in (name,) if "base" in said else (name, base):
+        if new in DatasetCatalog.list():
+            raise ValueError(f"'{new}' is registered already; choose another name.")
     split = said.get("split")
-    register_partial(
-        name,
-        base=base,
-        split=None if split is None else _path(folder, split),
-        keep_masks=said.get("keep_masks", False),
-    )
+    # Read first: a split that is wrong leaves nothing registered.
+    class_split = None if split is None else load_split(_path(folder, split))
+    if "base" not in said:
+        register_coco_instances(base, {}, *(_path(folder, said[key]) for key in ("json", "images")))
+    register_partial(name, base=base, split=class_split, keep_masks=said.get("keep_masks", False))
 
 
 def _path(folder: Path, said: str) -> str:
-    return str(folder / os.path.expanduser(os.path.expandvars(said)))
+    if "://" in said:  # detectron2 fetches it
+        return said
+    # Where it is not set, detectron2 takes ./datasets.
+    datasets = os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+    for name in ("$DETECTRON2_DATASETS", "${DETECTRON2_DATASETS}"):
+        said = said.replace(name, datasets)
+    path = os.path.expanduser(os.path.expandvars(said))
+    if "$" in path:
+        raise ValueError(f"path '{path}' names an environment variable that is not set.")
+    return str(folder / path)
 
 
 def _checked(said: Any) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
-__all__ = ["SeededMapper", "TrainLoader", "derived_seed"]
+__all__ = ["SeededMapper", "TrainLoader", "derived_seed", "random_state_kept"]
 
 
 def derived_seed(*numbers: int) -> int:
@@ -78,10 +78,10 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[Any]]:
         # The training's own random numbers must be the same wherever it starts.
-        with _random_state_kept():
+        with random_state_kept():
             batches = iter(self._build())
         while True:
-            with _random_state_kept():
+            with random_state_kept():
                 try:
                     batch = next(batches)
                 except StopIteration:
@@ -183,9 +183,15 @@ class SeededMapper:
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept(device: torch.device | None = None) -> Iterator[None]:
+    """
+    Random numbers go on afterwards as if nothing had been drawn in it.
+
+    Args:
+        device: a GPU whose generator is kept as well.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device and device.type == "cuda" else []):
         try:
             yield
         finally:

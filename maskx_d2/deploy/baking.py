@@ -128,6 +128,12 @@ def bake(
     )
     output = Path(output)
     weights_file, new_config = output / "model.pth", output / "config.yaml"
+    for written, read in ((weights_file, weights), (new_config, config_file)):
+        if written.exists() and written.samefile(read):
+            raise ValueError(
+                f"'{written}' is the model that is to be baked and would be overwritten; choose "
+                "another output folder."
+            )
     to_baked: Any = baked_lazy if isinstance(cfg, DictConfig) else baked_cfg
     new_cfg = to_baked(cfg, becomes, str(weights_file), str(output))
     difference, mask_side = _compare(model, state, new_cfg)

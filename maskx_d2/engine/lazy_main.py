@@ -38,7 +38,7 @@ from ..evaluation import MaskProbe, rle_evaluation
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
 from .resuming import AtomicWrites, SeedEachIteration
-from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, collect_rois
+from .roi_cache import ShuffledRoIs, check_roi_cache, train_on_rois
 
 __all__ = ["build_train_loader", "is_lazy", "lazy_main"]
 
@@ -56,7 +56,6 @@ def lazy_main(args: argparse.Namespace) -> Any:
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="maskx_d2")
-    check_roi_cache(cfg.train.get("roi_cache", ""), cfg.train.get("freeze_detector", False))
     model = instantiate(cfg.model).to(cfg.train.device)
     if cfg.train.get("freeze_detector", False):
         freeze_detector(model)
@@ -73,6 +72,12 @@ def lazy_main(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
+    sampler = cfg.dataloader.train.get("sampler") or {"_target_": "TrainingSampler"}
+    check_roi_cache(
+        cfg.train.get("roi_cache", ""),
+        cfg.train.get("freeze_detector", False),
+        getattr(sampler["_target_"], "__name__", str(sampler["_target_"])).split(".")[-1],
+    )
     bare_model = getattr(model, "module", model)
     train_loader = build_train_loader(cfg)
     if isinstance(instantiate(cfg.dataloader.train.mapper), PartialMaskDatasetMapper):
@@ -112,33 +117,28 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
 
 def _train_on_cached_rois(cfg: DictConfig, trainer: SimpleTrainer) -> ShuffledRoIs:
     """Of the detector's weights that have been loaded just now."""
-    dataset_dicts = instantiate(cfg.dataloader.train.dataset)
-    seed = max(cfg.train.get("seed", -1) or 0, 0)
-    model = trainer.model.train()
-    cache = collect_rois(
+    return train_on_rois(
+        trainer,
         cfg.train.roi_cache,
-        model,
-        dataset_dicts,
+        instantiate(cfg.dataloader.train.dataset),
         instantiate(cfg.dataloader.train.mapper),
         settings=_what_rois_depend_on(cfg),
-        seed=seed,
+        seed=max(cfg.train.get("seed", -1) or 0, 0),
         num_workers=cfg.dataloader.train.num_workers,
+        images_per_batch=cfg.dataloader.train.total_batch_size,
     )
-    trainer.model = CachedMaskBranch(model)
-    trainer.data_loader = ShuffledRoIs(cache, cfg.dataloader.train.total_batch_size, seed)
-    return trainer.data_loader
 
 
 def _what_rois_depend_on(cfg: DictConfig) -> str:
     """The settings that change which RoIs there are, or what the mask head sees of them."""
-    model = copy.deepcopy(cfg.model)
-    for key in list(model.roi_heads):
+    cfg = copy.deepcopy(cfg)  # whole, for what refers to other parts
+    for key in list(cfg.model.roi_heads):
         if key in ("_target_", "mask_head", "class_embedding", "stop_grad") or (
             key.startswith("transfer_")
         ):
-            model.roi_heads.pop(key)
+            cfg.model.roi_heads.pop(key)
     return json.dumps(
-        [OmegaConf.to_container(part) for part in (model, cfg.dataloader.train)],
+        [OmegaConf.to_container(p, resolve=True) for p in (cfg.model, cfg.dataloader.train.mapper)],
         default=lambda o: f"{o.__module__}.{o.__qualname__}" if callable(o) else str(o),
     )
 
@@ -175,8 +175,13 @@ def _evaluate(cfg: DictConfig, model: nn.Module) -> Any:
     evaluator = instantiate(cfg.dataloader.evaluator)
     if cfg.train.get("mask_probe", False) and _has_mask_head(cfg):
         folder = os.path.join(cfg.train.output_dir, "inference")
-        probe = MaskProbe(cfg.dataloader.test.dataset.names, model, output_dir=folder)
-        evaluator = DatasetEvaluators([evaluator, probe])
+        names = cfg.dataloader.test.dataset.names
+        if not isinstance(names, str) and len(names) != 1:
+            raise ValueError(
+                "train.mask_probe needs one data set in dataloader.test.dataset.names."
+            )
+        name = names if isinstance(names, str) else names[0]
+        evaluator = DatasetEvaluators([evaluator, MaskProbe(name, model, output_dir=folder)])
     with rle_evaluation(model, evaluator):
         results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():

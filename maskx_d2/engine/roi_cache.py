@@ -8,6 +8,7 @@ fraction of the time, and so does the next one on the same detector and data.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
+from detectron2.engine import SimpleTrainer
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.train_loader import SeededMapper, derived_seed
+from ..data.train_loader import SeededMapper, derived_seed, random_state_kept
 from ..modeling.freeze import MASK_MODULES
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "check_roi_cache",
     "collect_rois",
     "frozen_weights_hash",
+    "train_on_rois",
 ]
 
 logger = logging.getLogger(__name__)
@@ -175,24 +178,70 @@ class ShuffledRoIs:
         return int(self._order[place])
 
 
-def check_roi_cache(folder: str, is_frozen: bool) -> None:
+def check_roi_cache(folder: str, is_frozen: bool, sampler: str = "TrainingSampler") -> None:
     """
     Whether a training can use a cache.
 
     Args:
         folder: the setting, "" for none.
         is_frozen: whether the detector is.
+        sampler: name of the training's sampler.
 
     Raises:
-        ValueError: if the detector is not frozen, or there are several processes.
+        ValueError: if the detector is not frozen, there are several processes, or images are
+            not to be seen equally often.
     """
     if folder and not is_frozen:
         raise ValueError(
             "a RoI cache is for stage-wise training: set MODEL.MASKX.FREEZE_DETECTOR to True "
             "(train.freeze_detector), or ROI_CACHE to ''."
         )
+    if folder and sampler != "TrainingSampler":
+        raise ValueError(
+            f"a RoI cache shows all RoIs equally often, which sampler '{sampler}' does not; set "
+            "ROI_CACHE to '', or DATALOADER.SAMPLER_TRAIN to TrainingSampler."
+        )
     if folder and comm.get_world_size() > 1:
         raise ValueError("a RoI cache is for one process; train with --num-gpus 1.")
+
+
+def train_on_rois(
+    trainer: SimpleTrainer,
+    folder: str,
+    dataset_dicts: list[dict[str, Any]],
+    mapper: Callable[[dict[str, Any]], Any],
+    *,
+    settings: str,
+    seed: int,
+    num_workers: int,
+    images_per_batch: int,
+) -> ShuffledRoIs:
+    """
+    Let a trainer train on cached RoIs from now on; its model's weights have been loaded.
+
+    ``trainer.model`` is a :class:`CachedMaskBranch` afterwards, whose ``whole`` is the model.
+
+    Args:
+        trainer: of a model whose detector is frozen.
+        images_per_batch: see :class:`ShuffledRoIs`.
+        folder, dataset_dicts, mapper, settings, seed, num_workers: see :func:`collect_rois`.
+
+    Returns:
+        The trainer's new data loader.
+    """
+    model = trainer.model.whole if isinstance(trainer.model, CachedMaskBranch) else trainer.model
+    cache = collect_rois(
+        folder,
+        model.train(),
+        dataset_dicts,
+        mapper,
+        settings=settings,
+        seed=seed,
+        num_workers=num_workers,
+    )
+    trainer.model = CachedMaskBranch(model)
+    trainer.data_loader = ShuffledRoIs(cache, images_per_batch, seed)
+    return trainer.data_loader
 
 
 def frozen_weights_hash(model: nn.Module) -> str:
@@ -219,8 +268,9 @@ def collect_rois(
     """
     Run a frozen detector over a training set once, and keep what reaches its mask head.
 
-    Each image is augmented once. RoIs are sampled as in training, then those without a mask left
-    out. A cache of the same detector, data and settings that is in the folder already is used.
+    Each image is augmented once, and its RoIs are sampled once, as in training but in float32;
+    those without a mask are left out. A cache of the same detector, data and settings that is in
+    the folder already is used.
 
     Args:
         folder: for caches; each has a folder of its own below it.
@@ -236,17 +286,16 @@ def collect_rois(
         ValueError: if no RoI has a mask, the mask head is none that sees one tensor of RoI
             features, or the disk is too small.
     """
-    key = "\n".join([frozen_weights_hash(model), settings, str(seed), str(batch_size)])
-    folder = Path(folder, hashlib.sha256(key.encode()).hexdigest()[:16])
-    if not (folder / _ABOUT).is_file():
-        # Another process may be filling it: whoever comes first names the folder.
+    key = [frozen_weights_hash(model), _data_hash(dataset_dicts), settings, seed, batch_size]
+    folder = Path(folder, hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()[:16])
+    if not folder.is_dir():
+        _remove_abandoned(folder)
+        # Another process may be filling it as well: whoever is done first names the folder.
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
             _collect(unfinished, model, dataset_dicts, mapper, seed, num_workers, batch_size)
-            if not (folder / _ABOUT).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it is there by now
                 unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -256,6 +305,28 @@ def collect_rois(
         f"({(folder / _FEATURES).stat().st_size / 2**30:.2f} GB), not on images."
     )
     return cache
+
+
+def _data_hash(dataset_dicts: list[dict[str, Any]]) -> str:
+    """A hash of all that a data set says, so that no mask of another split is ever used."""
+    digest = hashlib.sha256()
+    for record in dataset_dicts:
+        digest.update(json.dumps(record, sort_keys=True, default=_as_text).encode())
+    return digest.hexdigest()
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.tobytes().hex() if isinstance(value, np.ndarray) else str(value)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a process that was killed has left of this cache."""
+    for unfinished in folder.parent.glob(f"{folder.name}.*"):
+        pid = unfinished.suffix[1:]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _collect(
@@ -279,7 +350,7 @@ def _collect(
         open(folder / _TARGETS, "wb") as targets,
         open(folder / _CLASSES, "wb") as classes,
         tqdm(total=len(dataset_dicts), unit="image", desc="RoI features") as bar,
-        torch.random.fork_rng(devices=[]),
+        random_state_kept(next(model.parameters()).device),
     ):
         for i, batch in enumerate(loader):
             torch.manual_seed(derived_seed(seed, i))  # workers take random numbers as well

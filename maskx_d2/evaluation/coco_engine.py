@@ -44,14 +44,24 @@ def new_cocoeval(truth: COCO, detections: COCO, iou_type: str) -> Any:
 
 @contextmanager
 def with_fastest_cocoeval() -> Iterator[None]:
-    """Let detectron2's :class:`COCOEvaluator` use :func:`new_cocoeval` while this lasts."""
+    """
+    Let detectron2's :class:`COCOEvaluator` use :func:`new_cocoeval` while this lasts.
+
+    Where faster-coco-eval is not installed, and for keypoints, it uses what it would have used.
+    """
     # It chooses between two names of its module, the fast one of which is the slow one where
     # detectron2 was installed without its compiled part.
-    names = ("COCOeval", "COCOeval_opt")
+    names = ("COCOeval", "COCOeval_opt") if COCOeval_faster is not None else ()
     before = {name: getattr(coco_evaluation, name) for name in names}
+
+    def faster(own: Any) -> Any:
+        return lambda truth, detections, iou_type: (
+            new_cocoeval if iou_type in ("bbox", "segm") else own
+        )(truth, detections, iou_type)
+
     try:
-        for name in names:
-            setattr(coco_evaluation, name, new_cocoeval)
+        for name, own in before.items():
+            setattr(coco_evaluation, name, faster(own))
         yield
     finally:
         for name, value in before.items():

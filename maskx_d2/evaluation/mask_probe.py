@@ -31,6 +31,7 @@ __all__ = ["MaskProbe"]
 
 logger = logging.getLogger(__name__)
 
+_SIZE = ("height", "width")
 _INDEX = "annotation_index"  # rides along, because postprocessing drops boxes
 
 
@@ -106,7 +107,7 @@ class MaskProbe(DatasetEvaluator):
             self._compare(record, result["instances"].to("cpu"))
 
     def _compare(self, record: dict[str, Any], predicted: Instances) -> None:
-        size = (record["height"], record["width"])
+        size = predicted.image_size
         indices = predicted.get(_INDEX).tolist()
         masks = predicted.pred_masks
         if not isinstance(masks, RLEMasks):
@@ -188,7 +189,9 @@ def _instances(model_input: dict[str, Any], record: dict[str, Any]) -> Instances
         )
     )
     height, width = model_input["image"].shape[-2:]
-    boxes.scale(width / record["width"], height / record["height"])
+    # As detectron2's postprocessing takes the size of the image itself.
+    own_height, own_width = (model_input.get(k, s) for k, s in zip(_SIZE, (height, width)))
+    boxes.scale(width / own_width, height / own_height)
     return Instances(
         (height, width),
         pred_boxes=boxes,

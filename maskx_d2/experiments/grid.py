@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from .._yaml import load_yaml
 from .config_files import contents_hash
 
 __all__ = ["Cell", "Grid", "load_grid"]
@@ -165,38 +166,23 @@ def load_grid(path: str | Path, output: str | Path | None = None) -> Grid:
     if not path.is_file():
         raise FileNotFoundError(f"grid '{path}' does not exist.")
     try:
-        return _Reader(_read(path), output).grid()
+        return _Reader(_read(path, ()), output).grid()
     except (ValueError, AssertionError, yaml.YAMLError) as e:
         raise ValueError(f"grid '{path}': {e}") from None
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, above: tuple[Path, ...]) -> Any:
     """What the file says, on top of its ``_BASE_``."""
-    text = path.read_text(encoding="utf-8")
-    _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader))
-    content = yaml.safe_load(text)
+    if path.resolve() in above:
+        raise ValueError(f"'{path}' is its own _BASE_.")
+    content = load_yaml(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "_BASE_" not in content:
         return content
     base = path.parent / _text(content["_BASE_"], "_BASE_")
     if not base.is_file():
         raise ValueError(f"_BASE_ '{base}' does not exist.")
-    _read(base)  # for mistakes in it
+    _read(base, (*above, path.resolve()))  # for mistakes in it
     return CfgNode.load_yaml_with_base(str(path))
-
-
-def _refuse_duplicates(node: yaml.Node | None) -> None:
-    """Of two equal keys yaml would silently take the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ValueError(f"key '{key.value}' is there twice, again in line {line}.")
-            seen.add(key.value)
-            _refuse_duplicates(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value)
 
 
 class _Reader:

@@ -1,7 +1,9 @@
 """``maskx bake``: the same predictions without T, and by detectron2 alone if so wanted."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,6 +130,7 @@ def test_with_the_selection_it_predicts_the_same_to_the_bit(variant, tmp_path):
 
 SCRIPT = """
 import sys
+from pathlib import Path
 sys.modules["maskx_d2"] = None  # importing it is an error
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -157,7 +160,10 @@ def test_it_loads_where_this_package_is_not(kind, tmp_path):
     bake(config, weights, folder)
     torch.save(IMAGE, folder / "image.pt")
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, kind, str(folder)], capture_output=True, text=True
+        [sys.executable, "-c", SCRIPT, kind, str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as here: other sums, other last bits
     )
     assert run.returncode == 0, run.stderr[-2000:]
     masks = torch.load(folder / "masks.pt")
@@ -278,3 +284,13 @@ def test_someone_elses_roi_heads(tmp_path):
     finally:
         for name in names:
             ROI_HEADS_REGISTRY._obj_map.pop(name, None)
+
+
+def test_the_model_itself_is_not_overwritten(tmp_path):
+    config, weights, _ = trained(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    own = Path(config).rename(folder / "config.yaml")
+    with pytest.raises(ValueError, match=r"config\.yaml' is the model that is to be baked"):
+        bake(str(own), weights, folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml"]

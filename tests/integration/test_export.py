@@ -194,7 +194,7 @@ def test_the_command(picture, tmp_path, capsys):
 
 def test_a_file_that_computes_something_else_is_not_handed_out(picture, tmp_path, monkeypatch):
     config, weights, _ = trained(tmp_path)
-    monkeypatch.setattr("maskx_d2.deploy.exporting._TOLERANCE", -1.0)
+    monkeypatch.setattr("maskx_d2.deploy.exporting._TOLERANCES", {"scores": -1.0})
     with pytest.raises(RuntimeError, match=r"m\.incomplete' does not compute what the model does"):
         export(config, weights, tmp_path / "m", image=picture)
     assert not (tmp_path / "m").exists()

@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from maskx_d2 import ClassSplit, model_zoo
 from maskx_d2.data import PartialMaskDatasetMapper, register_partial
 from maskx_d2.engine import MaskXTrainer, run
-from maskx_d2.engine.roi_cache import CachedMaskBranch, _Recorder, collect_rois
+from maskx_d2.engine.roi_cache import CachedMaskBranch, RoICache, _Recorder, collect_rois
 from maskx_d2.modeling import freeze_detector
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
@@ -127,7 +127,14 @@ def test_is_filled_once_for_one_detector_and_data(pets, tmp_path):
     train(config(tmp_path, "size", 2, *weights, "INPUT.MIN_SIZE_TRAIN", (80,)))
     train(config(tmp_path, "seed", 2, *weights, "SEED", 2))
     train(config(tmp_path, "new", 2))  # another detector
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+    # The same name, the other half of the masks.
+    split = ClassSplit("pets", {"cup", "car"}, {"cat", "dog"})
+    DatasetCatalog.remove("pets_partial")
+    register_partial("pets_partial", base="pets", split=split)
+    train(config(tmp_path, "split", 2, *weights))
+    caches = [RoICache(path) for path in (tmp_path / "cache").iterdir()]
+    assert len(caches) == 5
+    assert [set(c.classes.tolist()) for c in caches].count({2, 3}) == 1
 
 
 def test_holds_supervised_rois_whatever_the_number_of_workers(pets, tmp_path):
@@ -153,6 +160,32 @@ def test_holds_supervised_rois_whatever_the_number_of_workers(pets, tmp_path):
     assert 0.2 < batch.targets.float().mean() <= 1
 
 
+def test_a_batch_is_what_was_cached(pets, tmp_path):
+    cfg = config(tmp_path, "run")
+    model = MaskXTrainer.build_model(cfg).train()
+    caught = []
+    collect = _Recorder.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Recorder, "__call__", lambda s, b: caught.extend(collect(s, b)) or s._caught)
+        mapper = PartialMaskDatasetMapper(cfg, is_train=True)
+        dataset_dicts = DatasetCatalog.get("pets_partial")
+        cache = collect_rois(tmp_path / "c", model, dataset_dicts, mapper, settings="")
+    batch = cache.batch(list(reversed(range(len(cache)))))  # in any order
+    features = torch.cat([c.features for c in caught])
+    torch.testing.assert_close(batch.features.float(), features, rtol=1e-3, atol=1e-4)
+    assert torch.equal(batch.targets, torch.cat([c.targets for c in caught]))
+    assert torch.equal(batch.classes, torch.cat([c.classes for c in caught]))
+
+
+def test_what_a_killed_process_left_is_cleared_away(pets, tmp_path):
+    train(config(tmp_path, "run", 2, *detector_weights(tmp_path)))
+    (folder,) = (tmp_path / "cache").iterdir()
+    abandoned = folder.rename(folder.with_name(f"{folder.name}.99999999"))
+    train(config(tmp_path, "again", 2, "MODEL.WEIGHTS", str(tmp_path / "detector.pth")))
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [folder.name]
+    assert not abandoned.exists()
+
+
 def test_of_a_lazy_config(shapes, tmp_path):
     root = shapes / "shapes"
     register_coco_instances(
@@ -176,6 +209,7 @@ def test_of_a_lazy_config(shapes, tmp_path):
     [
         (("MODEL.MASKX.FREEZE_DETECTOR", False), "set MODEL.MASKX.FREEZE_DETECTOR to True"),
         (("DATASETS.TRAIN", ("no_masks",)), "no instance of no_masks has a mask"),
+        (("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"), "all RoIs equally often"),
     ],
 )
 def test_what_it_is_not_for(pets, tmp_path, opts, message):

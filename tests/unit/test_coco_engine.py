@@ -151,7 +151,6 @@ def test_detectron2_uses_it_as_long_as_it_is_asked_to(monkeypatch):
         coco.createIndex()
     before = coco_evaluation.COCOeval, coco_evaluation.COCOeval_opt
     with with_fastest_cocoeval():
-        assert coco_evaluation.COCOeval is coco_evaluation.COCOeval_opt is new_cocoeval
         result = coco_evaluation._evaluate_predictions_on_coco(
             coco, detections, "bbox", cocoeval_fn=coco_evaluation.COCOeval
         )
@@ -163,3 +162,17 @@ def test_without_the_library_and_for_keypoints_it_is_pycocotools(monkeypatch):
     assert type(new_cocoeval(None, None, "keypoints")) is COCOeval
     monkeypatch.setattr(coco_engine, "COCOeval_faster", None)
     assert type(new_cocoeval(None, None, "bbox")) is COCOeval
+
+
+@needs_fast
+def test_keypoints_keep_the_evaluation_that_detectron2_has_compiled(monkeypatch):
+    monkeypatch.setattr(coco_evaluation, "COCOeval_opt", lambda *args: args)
+    with with_fastest_cocoeval():
+        assert coco_evaluation.COCOeval_opt(1, 2, "keypoints") == (1, 2, "keypoints")
+
+
+def test_without_the_library_detectron2_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(coco_engine, "COCOeval_faster", None)
+    before = coco_evaluation.COCOeval, coco_evaluation.COCOeval_opt
+    with with_fastest_cocoeval():
+        assert (coco_evaluation.COCOeval, coco_evaluation.COCOeval_opt) == before

@@ -51,6 +51,28 @@ def test_each_entry_is_a_data_set(file):
     assert MetadataCatalog.get("all_pets").get("class_split") is None
 
 
+@pytest.mark.parametrize("given", [None, "elsewhere", "/abs/olute"])
+def test_the_folder_of_detectron2s_data_sets(file, tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("DETECTRON2_DATASETS", given)
+    file.write_text("a: {json: x.json, images: $DETECTRON2_DATASETS/coco}")
+    register_datasets_of_file(file)
+    expected = tmp_path / (given or "datasets") / "coco"
+    assert MetadataCatalog.get("a_all_masks").image_root == str(expected)
+    file.write_text("b: {json: s3://x.json, images: y}")
+    register_datasets_of_file(file)
+    assert MetadataCatalog.get("b_all_masks").json_file == "s3://x.json"
+
+
+def test_a_wrong_split_leaves_nothing_registered(file):
+    file.write_text("a: {json: x, images: y, split: none.json}")
+    with pytest.raises(FileNotFoundError):
+        register_datasets_of_file(file)
+    assert not [name for name in DatasetCatalog.list() if name.startswith("a_")]
+
+
 def test_every_command_knows_them(file, tmp_path, monkeypatch):
     monkeypatch.setenv("MASKX_DATASETS", str(file))
     code = "from maskx_d2.cli import main; import sys; sys.exit(main(['check', 'pets_train']))"
@@ -68,6 +90,9 @@ def test_every_command_knows_them(file, tmp_path, monkeypatch):
     [
         ("- a", "must map names to data sets"),
         ("a: {json: x", "is no valid yaml"),
+        ("a: {base: x}\na: {base: y}", "key 'a' is there twice"),
+        ("a: {json: $NO_SUCH/x, images: y}", "names an environment variable that is not set"),
+        ("coco_2017_val: {json: x, images: y}", "'coco_2017_val' is registered already"),
         ("a: b", "data set 'a' of file '.*pets.yaml': it must be a mapping with the keys json"),
         ("a: {jsn: x, images: y}", "'jsn' is no key; did you mean 'json'"),
         ("a: {json: x}", "it lacks the key 'images'"),

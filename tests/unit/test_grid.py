@@ -126,6 +126,9 @@ def test_a_grid_on_top_of_another(tmp_path):
     (tmp_path / "grid.yaml").write_text("_BASE_: none.yaml")
     with pytest.raises(ValueError, match=r"grid 'grid\.yaml': _BASE_ 'none\.yaml' does not exist"):
         load_grid("grid.yaml")
+    (tmp_path / "grid.yaml").write_text("_BASE_: grid.yaml")
+    with pytest.raises(ValueError, match=r"'grid\.yaml' is its own _BASE_"):
+        load_grid("grid.yaml")
     (tmp_path / "grid.yaml").write_text("_BASE_: base/grid.yaml\nseeds: {a: 1}")
     with pytest.raises(ValueError, match="'seeds'"):
         load_grid("grid.yaml")

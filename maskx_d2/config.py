@@ -37,7 +37,7 @@ def add_maskx_config(cfg: CfgNode) -> None:
     # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
     cfg.MODEL.MASKX.FREEZE_DETECTOR = False
     # A folder in which stage-wise training keeps what the detector hands to the mask head, so that
-    # it runs once; see maskx_d2/engine/roi_cache.py. "" is none.
+    # it runs once, on one augmentation of each image; see maskx_d2/engine/roi_cache.py. "" is none.
     cfg.MODEL.MASKX.ROI_CACHE = ""
     # Evaluate masks on ground-truth boxes too: maskx_d2/evaluation/mask_probe.py.
     cfg.TEST.MASK_PROBE = False

@@ -19,5 +19,7 @@ class CPUAutocastTrainer(SimpleTrainer):
 
     def run_step(self) -> None:
         """See :meth:`SimpleTrainer.run_step`."""
+        # Around the whole step, because the parent has no place for it around the model alone. The
+        # backward pass takes its types from the forward pass: a test compares the gradients.
         with torch.autocast("cpu", torch.bfloat16):
             super().run_step()

@@ -30,6 +30,26 @@ def test_a_step_in_bfloat16(storage, name, has_mask):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
+def test_the_backward_pass_within_autocast_gives_the_same_gradients(storage):
+    model = build_model(tiny_cfg(MASKX))
+    batch = make_batch(make_targets([True, False], [0, 1]), make_targets([True], [2]))
+    gradients = []
+    for within in (False, True):
+        model.zero_grad()
+        torch.manual_seed(0)  # the same RoIs
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = sum(model(batch).values())
+            if within:
+                loss.backward()
+        if not within:
+            loss.backward()
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        gradients.append(found)
+    assert len(gradients[0]) > 20
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
 @pytest.mark.usefixtures("no_registration_left")
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_config_key_for_mixed_precision_works_without_a_gpu(tmp_path, enabled):

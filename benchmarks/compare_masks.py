@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -33,10 +34,10 @@ from maskx_d2.data import class_split_of, has_mask
 from maskx_d2.data.datasets import thing_classes_of
 from maskx_d2.data.partial_masks import encode_mask
 from maskx_d2.evaluation import mask_quality, paired_difference
+from maskx_d2.evaluation.mask_quality import is_right
 from maskx_d2.experiments import load_grid
 
 SIDE = 28  # of the mean mask
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 Row = dict[str, Any]
 
@@ -75,6 +76,9 @@ def main() -> None:
     table = []
     for method, of_seeds in runs.items():
         seeds = sorted(of_seeds.keys() & runs[args.reference].keys())
+        if not seeds:
+            print(f"'{method}' is left out: no seed of {args.reference} is done", file=sys.stderr)
+            continue
         figures = [quality(of_seeds[s], counted) for s in seeds]
         row = [method, len(seeds)]
         for key in ("IoU_inst", "AR_inst", "AR"):
@@ -102,10 +106,11 @@ def quality(rows: Sequence[Row], counted: set[int]) -> dict[str, float]:
 def by_image(rows: Sequence[Row], counted: set[int]) -> dict[int, list[float]]:
     """Image id → of each instance, the share of COCO's thresholds that its IoU reaches."""
     values: dict[int, list[float]] = defaultdict(list)
-    for row in sorted(rows, key=lambda r: (r["image_id"], r["annotation"])):
-        if row["category_id"] in counted:
-            right = row["iou"] >= THRESHOLDS - 1e-9
-            values[row["image_id"]].append(100 * float(right.mean()))
+    rows = [r for r in rows if r["category_id"] in counted]
+    rows = sorted(rows, key=lambda r: (r["image_id"], r["annotation"]))
+    shares = is_right(np.array([r["iou"] for r in rows])).mean(axis=1)
+    for row, share in zip(rows, shares.tolist()):
+        values[row["image_id"]].append(100 * share)
     return values
 
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ijson
-from tqdm import tqdm
+from maskx_d2.data.coco_reader import read_list
 
 OBJECT_KEYS = ("x", "y", "w", "h", "synsets")
 
@@ -118,27 +117,4 @@ def _read_list(path: Path, *, progress: bool) -> Iterator[dict[str, Any]]:
             f"'{path}' does not exist; download Visual Genome's JSON files and unpack them there "
             "(docs/VISUAL_GENOME.md)."
         )
-    bar = tqdm(
-        total=path.stat().st_size,
-        desc=path.name,
-        unit="B",
-        unit_scale=True,
-        delay=3.0,
-        leave=False,
-        disable=not progress,
-    )
-    with bar, path.open("rb") as file:
-        try:
-            position = 0
-            for number, item in enumerate(ijson.items(file, "item", use_float=True)):
-                if not isinstance(item, dict):
-                    raise ValueError(f"{path}: entry {number} is not an object.")
-                yield item
-                bar.update(file.tell() - position)
-                position = file.tell()
-        except ijson.JSONError as e:
-            reason = str(e).strip().splitlines()[0]
-            raise ValueError(
-                f"{path} is not valid JSON: {reason} (within the first {file.tell():,} bytes); it "
-                "may have been cut off."
-            ) from e
+    yield from read_list(path, progress=progress)

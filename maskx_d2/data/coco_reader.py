@@ -14,7 +14,7 @@ from typing import Any
 import ijson
 from tqdm import tqdm
 
-__all__ = ["read_categories", "read_images", "read_section"]
+__all__ = ["read_categories", "read_images", "read_list", "read_section"]
 
 
 def read_section(
@@ -36,10 +36,20 @@ def read_section(
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not JSON, or the section has something else than objects.
     """
-    path = Path(json_file)
+    yield from _objects(Path(json_file), section, progress)
+
+
+def read_list(
+    json_file: str | os.PathLike[str], *, progress: bool = True
+) -> Iterator[dict[str, Any]]:
+    """:func:`read_section`, of a JSON file that is one list."""
+    yield from _objects(Path(json_file), "", progress)
+
+
+def _objects(path: Path, section: str, progress: bool) -> Iterator[dict[str, Any]]:
     bar = tqdm(
         total=path.stat().st_size,
-        desc=f"{path.name}: {section}",
+        desc=f"{path.name}: {section}" if section else path.name,
         unit="B",
         unit_scale=True,
         delay=3.0,
@@ -48,12 +58,15 @@ def read_section(
     )
     with bar, path.open("rb") as file:
         reader = _CountingReader(file, bar)
+        items = ijson.items(reader, f"{section}.item" if section else "item", use_float=True)
         try:
-            for number, item in enumerate(ijson.items(reader, f"{section}.item", use_float=True)):
+            for number, item in enumerate(items):
                 if not isinstance(item, dict):
                     raise ValueError(
                         f"{path}: entry {number} of '{section}' is {item!r}, not an object; it is "
                         "not a COCO file."
+                        if section
+                        else f"{path}: entry {number} is not an object."
                     )
                 yield item
         except ijson.JSONError as e:

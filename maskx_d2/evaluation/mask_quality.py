@@ -7,12 +7,18 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MASK_QUALITY", "mask_quality"]
+__all__ = ["MASK_QUALITY", "is_right", "mask_quality"]
 
 #: The figures of :func:`mask_quality`, in their order.
 MASK_QUALITY = ("IoU", "AR", "AR50", "AR75", "IoU_inst", "AR_inst")
 
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's
+_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)  # COCO's
+
+
+def is_right(ious: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether IoUs (R,) reach COCO's thresholds 0.5, 0.55, ..., 0.95: bool (R, 10)."""
+    right: NDArray[np.bool_] = ious[:, None] >= _THRESHOLDS - 1e-9
+    return right
 
 
 def mask_quality(
@@ -43,7 +49,7 @@ def mask_quality(
         ious, categories = ious[counts], categories[counts]
     if not len(ious):
         return dict.fromkeys(MASK_QUALITY, float("nan"))
-    right = ious[:, None] >= _THRESHOLDS - 1e-9  # (R, 10)
+    right = is_right(ious)  # (R, 10)
     each = np.column_stack([ious, right.mean(axis=1), right[:, 0], right[:, 5]])  # (R, 4)
     per_category = [each[categories == c].mean(axis=0) for c in np.unique(categories)]
     means = np.concatenate([np.mean(per_category, axis=0), each[:, :2].mean(axis=0)])

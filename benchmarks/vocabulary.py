@@ -5,7 +5,7 @@ What the number of categories costs: the mask branch and the whole model beside 
 Times are medians over rounds in one process, in each of which every way takes its turn. Peak memory
 is of one process for each way, above what it had before the step. Prints Markdown::
 
-    python benchmarks/vocabulary.py                     # the mask branch, T and the whole model
+    python benchmarks/vocabulary.py --plot vocabulary.png   # the mask branch, T and the whole model
     python benchmarks/vocabulary.py --only branch --rois 100 --categories 80 10000
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from detectron2.config import instantiate
 from detectron2.model_zoo import get_config
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from matplotlib.pyplot import subplots
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
@@ -39,6 +41,8 @@ from maskx_d2.modeling import SupervisedMasksROIHeads
 STOCK, AGNOSTIC, OURS, OURS_MLP = "class-specific", "class-agnostic", "Mask^X", "Mask^X + MLP"
 BRANCHES = (STOCK, AGNOSTIC, OURS)
 MODELS = (STOCK, AGNOSTIC, OURS, OURS_MLP)
+# By R, step and mask branch: K, seconds and MB.
+Measured = dict[tuple[int, str, str], list[tuple[int, float, float]]]
 MAX_LOGITS_GB = 4.0  # of a class-specific branch, which makes K masks for each RoI
 
 
@@ -50,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rois", type=int, nargs="+", default=[100, 512])
     parser.add_argument("--repeat", type=int, default=7, help="rounds; the medians are shown (7)")
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], help="of the images")
+    parser.add_argument("--plot", help="a picture of the mask branch's time and memory")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args()
@@ -73,6 +78,7 @@ def main() -> None:
 def branch(args: argparse.Namespace) -> None:
     """Forward and training step of the mask branch, for each number of categories and RoIs."""
     rows = []
+    measured: Measured = {}
     for rois in args.rois:
         first: dict[tuple[bool, str], tuple[float, float]] = {}
         for categories in args.categories:
@@ -87,6 +93,8 @@ def branch(args: argparse.Namespace) -> None:
                         needed = logits_gb(categories, rois)
                         rows.append([rois, step(training), categories, way, f"{needed:.0f} GB"])
                         continue
+                    of_way = measured.setdefault((rois, step(training), way), [])
+                    of_way.append((categories, seconds[way], megabytes[way]))
                     base = first.setdefault((training, way), (seconds[way], megabytes[way]))
                     rows.append(
                         [
@@ -105,6 +113,33 @@ def branch(args: argparse.Namespace) -> None:
     k = args.categories[0]
     headers = ["R", "step", "K", "mask branch", "time", f"of K = {k}", "of Mask^X", "peak memory"]
     show("The mask branch", rows, [*headers, f"of K = {k}", "of Mask^X"])
+    if args.plot:
+        plot(measured, args.plot)
+
+
+def plot(measured: Measured, path: str) -> None:
+    """Time and peak memory over the number of categories, one column for each R and step."""
+    columns = sorted({key[:2] for key in measured})
+    figure, axes = subplots(
+        2, len(columns), figsize=(3.2 * len(columns), 5.5), sharex=True, sharey="row", squeeze=False
+    )
+    for column, (rois, of_step) in enumerate(columns):
+        for way in BRANCHES:
+            points = measured.get((rois, of_step, way), [])
+            if not points:
+                continue
+            categories, seconds, megabytes = zip(*points, strict=True)
+            axes[0][column].plot(categories, seconds, "o-", label=way)
+            axes[1][column].plot(categories, megabytes, "o-", label=way)
+        axes[0][column].set(title=f"{of_step}, {rois} RoIs", xscale="log", yscale="log")
+        axes[1][column].set(xlabel="categories", yscale="log")
+        axes[1][column].set_xticks(categories, [str(k) for k in categories])
+        axes[1][column].minorticks_off()
+    axes[0][0].set_ylabel("seconds")
+    axes[1][0].set_ylabel("peak memory, MB")
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def step(training: bool) -> str:
@@ -144,21 +179,19 @@ def branch_step(
     way: str, categories: int, rois: int, training: bool, args: argparse.Namespace
 ) -> Callable[[], Any]:
     """A step of the mask branch of new ROI heads."""
-    return make_branch_step(
-        roi_heads(way, categories, args.device), categories, rois, training, args.device
-    )
+    heads = roi_heads(way, categories, args.device).train(training)
+    return make_branch_step(heads, categories, rois, args.device)
 
 
 def make_branch_step(
-    heads: nn.Module, categories: int, rois: int, training: bool, device: str
+    heads: nn.Module, categories: int, rois: int, device: str
 ) -> Callable[[], Any]:
     """What is measured: from RoI features to probabilities, or to gradients."""
-    heads.train(training)
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(rois, 256, 14, 14, generator=generator).to(device)
     classes = torch.randint(0, categories, (rois,), generator=generator).to(device)
     instances = Instances((64, 64))
-    if not training:
+    if not heads.training:
         instances.pred_classes = classes
 
         @torch.no_grad()
@@ -190,14 +223,18 @@ def run_memory(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed is given back
     )
     return float(json.loads(process.stdout.splitlines()[-1]))
 
 
 def memory(way: str, categories: int, rois: int, training: bool, device: str) -> float:
-    """Peak memory in MB of a second step, above what there was before it."""
-    run = make_branch_step(roi_heads(way, categories, device), categories, rois, training, device)
-    run()
+    """Peak memory in MB of a step, above what there was before it."""
+    heads = roi_heads(way, categories, device).train(training)
+    # What libraries load in a first step isn't counted; one RoI, as freed memory is used again.
+    # Mask^X then has its class weights, (K, C), as a class-specific branch has its predictor.
+    make_branch_step(heads, categories, 1, device)()
+    run = make_branch_step(heads, categories, rois, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -14,6 +14,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from ..data import class_split_of
@@ -47,6 +48,7 @@ class SplitLVISEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         max_dets_per_image: int = MAX_DETECTIONS,
+        use_fast_impl: bool = True,
         class_split: ClassSplit | None = None,
     ) -> None:
         """
@@ -56,6 +58,7 @@ class SplitLVISEvaluator(DatasetEvaluator):
             distributed: whether to gather the results of all processes.
             output_dir: folder for ``lvis_instances_results.json``, which LVIS's server takes.
             max_dets_per_image: the most detections of an image that count.
+            use_fast_impl: faster-coco-eval where it is installed, see :func:`new_cocoeval`.
             class_split: sets A and B; by default what the data set was registered with.
 
         Raises:
@@ -73,6 +76,7 @@ class SplitLVISEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_detections = max_dets_per_image
+        self._new_cocoeval = new_cocoeval if use_fast_impl else COCOeval
         self._split = class_split or class_split_of(dataset_name)
         if not metadata.get("thing_classes"):
             DatasetCatalog.get(dataset_name)  # whose file names them
@@ -129,7 +133,7 @@ class SplitLVISEvaluator(DatasetEvaluator):
                 found,
                 task,
                 max_detections=self._max_detections,
-                new_cocoeval=new_cocoeval,
+                new_cocoeval=self._new_cocoeval,
             )
             for suffix, positions in subsets.items():
                 results[f"{task}{suffix}"] = lvis_metrics(

@@ -77,7 +77,13 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
         ret["mlp_rank"] = cfg.MODEL.MASKX.MLP_RANK
         return ret
 
-    def forward(self, x: Tensor, instances: List[Instances], class_weights: Tensor) -> Any:
+    def forward(
+        self,
+        x: Tensor,
+        instances: List[Instances],
+        class_weights: Tensor,
+        rows: Tensor | None = None,
+    ) -> Any:
         """
         As :meth:`BaseMaskRCNNHead.forward`, whose loss and inference are used as they are.
 
@@ -86,18 +92,21 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
             instances: N images' RoIs, R in all; ``gt_classes`` and ``gt_masks`` in training,
                 ``pred_classes`` in inference.
             class_weights: (K, C) float, row c the mask predictor of category c.
+            rows: int64 (R,), each RoI's row of ``class_weights``, for when those are of some
+                categories only; by default its category.
 
         Returns:
             In training a dict of losses, in inference ``instances`` with ``pred_masks``
             (R_i, 1, M, M) of probabilities.
         """
         if self.training:
-            logits = self.layers(x, class_weights[_gt_classes(instances)])
+            rows = _gt_classes(instances) if rows is None else rows
+            logits = self.layers(x, class_weights[rows])
             return {
                 "loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight
             }
-        logits = self.layers(x, class_weights[cat([i.pred_classes for i in instances])])
-        mask_rcnn_inference(logits, instances)
+        rows = cat([i.pred_classes for i in instances]) if rows is None else rows
+        mask_rcnn_inference(self.layers(x, class_weights[rows]), instances)
         return instances
 
     def layers(self, x: Tensor, roi_weights: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, Dict, List
 
 import torch
 from detectron2.config import configurable
+from detectron2.layers import cat
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
     CascadeROIHeads,
@@ -251,15 +252,17 @@ class MaskXMixin(SupervisedMasksOnly):
             classes=classes,
         )
 
-    def _class_weights_of(self, instances: List[Instances]) -> Tensor:
+    def _class_weights_of(self, instances: List[Instances]) -> tuple[Tensor, Tensor]:
         """
-        :meth:`class_weights`, (K, C), of the RoIs' ground-truth categories; zero for the others.
+        Mask predictors of the P categories among the RoIs' ground truth, and each RoI's of them.
 
         T sees each category on its own, so a training step need not pay for all K of them.
+
+        Returns:
+            (P, C) float and the rows, int64 (R,).
         """
-        present = torch.unique(torch.cat([i.gt_classes for i in instances]))
-        rows = self.weight_transfer(self._class_vectors(present))
-        return rows.new_zeros(self.num_classes, rows.shape[1]).index_copy(0, present, rows)
+        present, rows = torch.unique(cat([i.gt_classes for i in instances]), return_inverse=True)
+        return self.weight_transfer(self._class_vectors(present)), rows
 
     def _last_box_predictor(self) -> nn.Module:
         """The box predictor, or that of the last stage of a cascade."""
@@ -270,8 +273,10 @@ class MaskXMixin(SupervisedMasksOnly):
         self, mask_head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         _, instances = args
-        weights = self._class_weights_of(instances) if self.training else self.class_weights()
-        return args, {"class_weights": weights, **kwargs}
+        if self.training:
+            weights, rows = self._class_weights_of(instances)
+            return args, {"class_weights": weights, "rows": rows, **kwargs}
+        return args, {"class_weights": self.class_weights(), **kwargs}
 
 
 def _transfer_input(cfg: Any) -> dict[str, Any]:

@@ -312,6 +312,17 @@ def test_ground_truth_without_a_mask_is_neither_right_nor_wrong(pets):
 
 
 @pytest.mark.usefixtures("pets")
+def test_the_engine_can_be_chosen(monkeypatch):
+    made = []
+    module = "maskx_d2.evaluation.split_lvis_evaluator"
+    monkeypatch.setattr(f"{module}.new_cocoeval", lambda *args: made.append(1) or COCOeval(*args))
+    official = evaluate(RIGHT, use_fast_impl=False)
+    assert not made
+    np.testing.assert_equal(evaluate(RIGHT), official)
+    assert made
+
+
+@pytest.mark.usefixtures("pets")
 def test_nothing_found():
     results = evaluate({1: [], 2: []})
     assert set(results) == {f"{t}{s}" for t in ("bbox", "segm") for s in ("", "_A", "_B")}

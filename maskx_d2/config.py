@@ -34,6 +34,8 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.MLP_BRANCH = False
     # Its rank; 0 is the paper's full rank, 157 M parameters for 256 channels and 28×28 masks.
     cfg.MODEL.MASKX.MLP_RANK = 0
+    # Widths of its hidden layers, each with a ReLU; none in the paper.
+    cfg.MODEL.MASKX.MLP_HIDDEN_DIMS = []
     # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
     cfg.MODEL.MASKX.FREEZE_DETECTOR = False
     # A folder in which stage-wise training keeps what the detector hands to the mask head, so that

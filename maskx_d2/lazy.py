@@ -44,6 +44,7 @@ def apply_maskx(
     stop_grad: bool = True,
     mlp_branch: bool = False,
     mlp_rank: int = 0,
+    mlp_hidden_dims: Sequence[int] = (),
     thing_classes: Sequence[str] | str | None = None,
     embedding_file: str | None = None,
 ) -> DictConfig:
@@ -55,7 +56,8 @@ def apply_maskx(
             detectron2's ``common/models/mask_rcnn_fpn.py``. It is changed in place.
         transfer_input, transfer_hidden_dims, transfer_negative_slope, stop_grad: see
             :class:`~maskx_d2.modeling.MaskXMixin`.
-        mlp_branch, mlp_rank: see :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
+        mlp_branch, mlp_rank, mlp_hidden_dims: see
+            :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
         thing_classes, embedding_file: with ``transfer_input="embedding"`` the names of the K
             categories and a file with their vectors, see
             :func:`~maskx_d2.modeling.load_class_embedding`; with ``"random"`` the names. In place
@@ -89,7 +91,9 @@ def apply_maskx(
     if replaceable:
         mask_head._target_ = MaskXConvUpsampleHead
     mask_head.pop("num_classes", None)
-    mask_head.update(mlp_branch=mlp_branch, mlp_rank=mlp_rank)
+    mask_head.update(
+        mlp_branch=mlp_branch, mlp_rank=mlp_rank, mlp_hidden_dims=list(mlp_hidden_dims)
+    )
     roi_heads._target_ = maskx_roi_heads
     roi_heads.pop("class_embedding", None)  # of an earlier call
     roi_heads.update(

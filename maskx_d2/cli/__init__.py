@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import bake, check, experiments, export, predict, pseudo_masks, samples
+from . import bake, check, convert, experiments, export, predict, pseudo_masks, samples
 
 __all__ = ["main"]
 
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     bake.add_parser(commands)
     check.add_parser(commands)
+    convert.add_parser(commands)
     experiments.add_parser(commands)
     export.add_parser(commands)
     predict.add_parser(commands)

@@ -33,13 +33,14 @@ class BakedModel:
         roi_heads: the ROI heads' class, without this package's mixins.
         num_classes: K.
         keep_selection: whether the mask head is :class:`PerRoIConvUpsampleHead`, or detectron2's.
-        mlp_rank: of the MLP branch; None if the model has none. It takes ``keep_selection``.
+        mlp_options: of the MLP branch, :attr:`MLPBranch.options`; None if the model has none. It
+            takes ``keep_selection``.
     """
 
     roi_heads: type[ROIHeads]
     num_classes: int
     keep_selection: bool
-    mlp_rank: int | None = None
+    mlp_options: dict[str, Any] | None = None
 
     @property
     def mask_head(self) -> type[MaskRCNNConvUpsampleHead]:
@@ -85,8 +86,9 @@ def baked_cfg(cfg: CfgNode, model: BakedModel, weights: str, output_dir: str) ->
     baked.MODEL.ROI_MASK_HEAD.NAME = model.mask_head.__name__
     baked.MODEL.WEIGHTS = weights
     baked.OUTPUT_DIR = output_dir
-    if model.mlp_rank is not None:
-        baked.MODEL.MASKX = CfgNode({"MLP_BRANCH": True, "MLP_RANK": model.mlp_rank})
+    if model.mlp_options is not None:
+        options = {key.upper(): value for key, value in model.mlp_options.items()}
+        baked.MODEL.MASKX = CfgNode({"MLP_BRANCH": True, **options})
     if not model.keep_selection:
         for part in ("TRAIN", "TEST"):
             baked.DATASETS[part] = tuple(_base_data_set(n) for n in cfg.DATASETS[part])
@@ -109,12 +111,12 @@ def baked_lazy(cfg: DictConfig, model: BakedModel, weights: str, output_dir: str
         if key in ("class_embedding", "stop_grad") or str(key).startswith("transfer_"):
             heads.pop(key)
     heads._target_ = model.roi_heads
-    for key in ("mlp_branch", "mlp_rank"):
+    for key in ("mlp_branch", "mlp_rank", "mlp_hidden_dims"):
         heads.mask_head.pop(key, None)
     heads.mask_head._target_ = model.mask_head
     heads.mask_head.num_classes = model.num_classes
-    if model.mlp_rank is not None:
-        heads.mask_head.update(mlp_branch=True, mlp_rank=model.mlp_rank)
+    if model.mlp_options is not None:
+        heads.mask_head.update(mlp_branch=True, **model.mlp_options)
 
     baked.dataloader = {}
     for key in ("test", "evaluator"):

@@ -124,7 +124,7 @@ def bake(
         heads.num_classes,
         keep_selection,
         # The first of two layers is as wide as the rank; full rank is one layer, and rank 0.
-        None if mlp_branch is None else mlp_branch[0].out_features if len(mlp_branch) > 1 else 0,
+        None if mlp_branch is None else mlp_branch.options,
     )
     output = Path(output)
     weights_file, new_config = output / "model.pth", output / "config.yaml"

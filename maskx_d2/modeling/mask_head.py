@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: TorchScript can't read string annotations.
 import logging
+from collections.abc import Sequence
 from typing import Any, Dict, List
 
 import torch
@@ -45,6 +46,7 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
         conv_dims: List[int],
         mlp_branch: bool = False,
         mlp_rank: int = 0,
+        mlp_hidden_dims: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
         """
@@ -52,14 +54,17 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
             input_shape: channels, height and width of the pooled RoI features.
             conv_dims: as for :class:`MaskRCNNConvUpsampleHead`; the last is C.
             mlp_branch: whether to add the class-agnostic mask of a fully connected layer.
-            mlp_rank: its rank, 0 for the paper's full rank; see :class:`MLPBranch`.
+            mlp_rank, mlp_hidden_dims: its rank, 0 for the paper's full rank, or the widths of its
+                hidden layers; see :class:`MLPBranch`.
             **kwargs: ``conv_norm``, ``loss_weight`` and ``vis_period`` of the parent.
         """
         super().__init__(input_shape, num_classes=1, conv_dims=conv_dims, **kwargs)
         del self.predictor
         self.num_trunk_layers = len(self)
         self.out_channels: int = conv_dims[-1]
-        self.mlp_branch = _mlp_branch(input_shape, conv_dims, mlp_rank) if mlp_branch else None
+        self.mlp_branch = (
+            _mlp_branch(input_shape, conv_dims, mlp_rank, mlp_hidden_dims) if mlp_branch else None
+        )
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> Dict[str, Any]:
@@ -74,7 +79,7 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
         ret: Dict[str, Any] = super().from_config(cfg, input_shape)
         del ret["num_classes"]
         ret["mlp_branch"] = cfg.MODEL.MASKX.MLP_BRANCH
-        ret["mlp_rank"] = cfg.MODEL.MASKX.MLP_RANK
+        ret.update(_mlp_options(cfg))
         return ret
 
     def forward(
@@ -153,23 +158,24 @@ class MLPConvUpsampleHead(MaskRCNNConvUpsampleHead):
         *,
         conv_dims: List[int],
         mlp_rank: int = 0,
+        mlp_hidden_dims: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: channels, height and width of the pooled RoI features.
             conv_dims: as for :class:`MaskRCNNConvUpsampleHead`; the last is C.
-            mlp_rank: see :class:`MLPBranch`.
+            mlp_rank, mlp_hidden_dims: see :class:`MLPBranch`.
             **kwargs: further arguments of the parent.
         """
         super().__init__(input_shape, conv_dims=conv_dims, **kwargs)
         self.num_trunk_layers = len(self) - 1
-        self.mlp_branch = _mlp_branch(input_shape, conv_dims, mlp_rank)
+        self.mlp_branch = _mlp_branch(input_shape, conv_dims, mlp_rank, mlp_hidden_dims)
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> Dict[str, Any]:
         """See :meth:`MaskRCNNConvUpsampleHead.from_config`."""
-        return {**super().from_config(cfg, input_shape), "mlp_rank": cfg.MODEL.MASKX.MLP_RANK}
+        return {**super().from_config(cfg, input_shape), **_mlp_options(cfg)}
 
     def layers(self, x: Tensor) -> Tensor:
         """(R, channels, M/2, M/2) pooled features → (R, K or 1, M, M) mask logits."""
@@ -179,14 +185,25 @@ class MLPConvUpsampleHead(MaskRCNNConvUpsampleHead):
         return self.predictor(x) + self.mlp_branch(x)
 
 
-def _mlp_branch(input_shape: ShapeSpec, conv_dims: List[int], rank: int) -> MLPBranch:
+def _mlp_options(cfg: Any) -> Dict[str, Any]:
+    """The MLP branch's, of a config that may be without ``add_maskx_config``'s keys."""
+    ours = cfg.MODEL.get("MASKX", {})
+    return {
+        "mlp_rank": ours.get("MLP_RANK", 0),
+        "mlp_hidden_dims": ours.get("MLP_HIDDEN_DIMS", ()),
+    }
+
+
+def _mlp_branch(
+    input_shape: ShapeSpec, conv_dims: List[int], rank: int, hidden_dims: Sequence[int]
+) -> MLPBranch:
     if not input_shape.height or input_shape.height != input_shape.width:
         raise ValueError(
             "the MLP branch of the mask head needs RoI features of one known square size, "
             f"got {input_shape.height}×{input_shape.width}; "
             "set MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, or MODEL.MASKX.MLP_BRANCH to False."
         )
-    return MLPBranch(conv_dims[-1], 2 * input_shape.height, rank=rank)
+    return MLPBranch(conv_dims[-1], 2 * input_shape.height, rank=rank, hidden_dims=hidden_dims)
 
 
 @torch.jit.unused

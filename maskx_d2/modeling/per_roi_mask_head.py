@@ -1,6 +1,7 @@
 """A mask head with a fixed predictor of which each RoI computes its own category's row only."""
 
 # No `from __future__ import annotations`: TorchScript can't read string annotations.
+from collections.abc import Sequence
 from typing import Any, Dict, List
 
 import torch
@@ -15,7 +16,7 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .mask_head import _gt_classes, _mlp_branch
+from .mask_head import _gt_classes, _mlp_branch, _mlp_options
 
 __all__ = ["PerRoIConvUpsampleHead"]
 
@@ -43,6 +44,7 @@ class PerRoIConvUpsampleHead(MaskRCNNConvUpsampleHead):
         conv_dims: List[int],
         mlp_branch: bool = False,
         mlp_rank: int = 0,
+        mlp_hidden_dims: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
         """
@@ -51,12 +53,15 @@ class PerRoIConvUpsampleHead(MaskRCNNConvUpsampleHead):
             num_classes: K.
             conv_dims: as for :class:`MaskRCNNConvUpsampleHead`; the last is C.
             mlp_branch: whether to add the class-agnostic mask of a fully connected layer.
-            mlp_rank: its rank, 0 for the paper's full rank; see :class:`MLPBranch`.
+            mlp_rank, mlp_hidden_dims: its rank, 0 for the paper's full rank, or the widths of its
+                hidden layers; see :class:`MLPBranch`.
             **kwargs: ``conv_norm``, ``loss_weight`` and ``vis_period`` of the parent.
         """
         super().__init__(input_shape, num_classes=num_classes, conv_dims=conv_dims, **kwargs)
         self.num_trunk_layers = len(self) - 1
-        self.mlp_branch = _mlp_branch(input_shape, conv_dims, mlp_rank) if mlp_branch else None
+        self.mlp_branch = (
+            _mlp_branch(input_shape, conv_dims, mlp_rank, mlp_hidden_dims) if mlp_branch else None
+        )
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> Dict[str, Any]:
@@ -68,11 +73,11 @@ class PerRoIConvUpsampleHead(MaskRCNNConvUpsampleHead):
                 "MODEL.ROI_MASK_HEAD.NAME to MaskRCNNConvUpsampleHead."
             )
         # A config without add_maskx_config has no such keys, and needs none.
-        ours = cfg.MODEL.get("MASKX", {})
+        mlp_branch = cfg.MODEL.get("MASKX", {}).get("MLP_BRANCH", False)
         return {
             **super().from_config(cfg, input_shape),
-            "mlp_branch": ours.get("MLP_BRANCH", False),
-            "mlp_rank": ours.get("MLP_RANK", 0),
+            "mlp_branch": mlp_branch,
+            **_mlp_options(cfg),
         }
 
     # No return type: TorchScript infers which of the two it is from the mode it is compiled in, and

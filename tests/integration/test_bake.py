@@ -30,6 +30,7 @@ C4 += ("StandardRPNHead", "MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.RESNETS.
 RANDOM = ("MODEL.MASKX.TRANSFER_INPUT", "random")
 MLP = ("MODEL.MASKX.MLP_BRANCH", True)
 LOW_RANK = (*MLP, "MODEL.MASKX.MLP_RANK", 3)
+HIDDEN = (*MLP, "MODEL.MASKX.MLP_HIDDEN_DIMS", [5])
 VARIANTS = {"standard": (), "cascade": CASCADE, "C4": C4, "embedding": RANDOM}
 
 IMAGE = torch.randint(0, 256, (3, 80, 96), generator=torch.Generator().manual_seed(7)).byte()
@@ -110,8 +111,8 @@ def test_detectron2s_model_predicts_the_same(variant, tmp_path):
 @pytest.mark.usefixtures("no_registration_left")
 @pytest.mark.parametrize(
     "variant",
-    [*VARIANTS.values(), MLP, LOW_RANK],
-    ids=[*VARIANTS, "MLP branch", "MLP branch of low rank"],
+    [*VARIANTS.values(), MLP, LOW_RANK, HIDDEN],
+    ids=[*VARIANTS, "MLP branch", "MLP branch of low rank", "MLP branch with a hidden layer"],
 )
 def test_with_the_selection_it_predicts_the_same_to_the_bit(variant, tmp_path):
     config, weights, model = trained(tmp_path, *variant)

@@ -15,6 +15,7 @@ def test_defaults_are_the_papers_best():
         "STOP_GRAD": True,
         "MLP_BRANCH": False,
         "MLP_RANK": 0,
+        "MLP_HIDDEN_DIMS": [],
         "FREEZE_DETECTOR": False,
         "ROI_CACHE": "",
     }

@@ -35,6 +35,17 @@ def test_parameters_and_start():
         assert logits.std().item() == pytest.approx(0.001 * (64 * 14 * 14) ** 0.5, rel=0.3)
 
 
+def test_hidden_layers_are_the_authors():
+    branch = MLPBranch(3, 4, hidden_dims=(6, 5))
+    x = torch.randn(2, 3, 4, 4)
+    w1, b1, w2, b2, w3, b3 = branch.parameters()
+    hidden = (x.reshape(2, 48) @ w1.T + b1).relu()
+    hidden = (hidden @ w2.T + b2).relu()
+    torch.testing.assert_close(branch(x), (hidden @ w3.T + b3).reshape(2, 1, 4, 4))
+    with pytest.raises(ValueError, match="a rank or hidden layers, not both"):
+        MLPBranch(3, 4, rank=2, hidden_dims=(6,))
+
+
 def test_rank_must_not_be_negative():
     with pytest.raises(ValueError, match=r"rank of the MLP branch is -1 \(MODEL\.MASKX\.MLP_RANK"):
         MLPBranch(3, 4, rank=-1)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 
-from .lazy_main import is_lazy
+from .checkpointing import MaskXCheckpointer
+from .lazy_main import dataset_names, is_lazy
+from .model_card import card_split
 from .yaml_main import load_config
 
 __all__ = ["LoadedModel", "load_model"]
@@ -29,8 +30,8 @@ class LoadedModel:
     Attributes:
         model: a detectron2 model.
         mapper: turns a dataset dict into the model's input, resizing as the config says.
-        metadata: of the data set that the config tests on: category names and split, if it is
-            registered.
+        metadata: of the data set that the config tests on: category names and split; if it isn't
+            registered, what the checkpoint says of them.
     """
 
     model: nn.Module
@@ -72,15 +73,23 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
         lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
         model = instantiate(lazy.model).to(device)
         mapper = instantiate(lazy.dataloader.test.mapper)
-        names = lazy.dataloader.test.dataset.names
-        datasets = [names] if isinstance(names, str) else list(names)
+        datasets = dataset_names(lazy)
     else:
         cfg = load_config(config_file, ["MODEL.DEVICE", device, *opts])
         model = build_model(cfg)
         mapper = DatasetMapper(cfg, is_train=False)
         datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    DetectionCheckpointer(model).load(weights)
-    metadata = MetadataCatalog.get(datasets[0])
-    if not metadata.get("thing_classes") and datasets[0] in DatasetCatalog.list():
+    metadata = MetadataCatalog.get(datasets[0]) if datasets else Metadata()
+    if datasets and not metadata.get("thing_classes") and datasets[0] in DatasetCatalog.list():
         DatasetCatalog.get(datasets[0])  # a COCO JSON names its categories when it is loaded
+    checkpointer = MaskXCheckpointer(model, datasets=datasets)
+    checkpointer.load(weights)
+    if not metadata.get("thing_classes") and checkpointer.card is not None:
+        metadata = _metadata_of(checkpointer.card)
     return LoadedModel(model.eval(), mapper, metadata)
+
+
+def _metadata_of(card: dict[str, Any]) -> Metadata:
+    """What a checkpoint says of its categories, for data sets that nobody has registered here."""
+    said = {"thing_classes": card.get("thing_classes"), "class_split": card_split(card)}
+    return Metadata(**{key: value for key, value in said.items() if value is not None})

@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import (
@@ -37,10 +36,11 @@ from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, rle_evaluation
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
-from .resuming import AtomicWrites, SeedEachIteration
+from .checkpointing import MaskXCheckpointer
+from .resuming import SeedEachIteration
 from .roi_cache import ShuffledRoIs, check_roi_cache, train_on_rois
 
-__all__ = ["build_train_loader", "is_lazy", "lazy_main"]
+__all__ = ["build_train_loader", "dataset_names", "is_lazy", "lazy_main"]
 
 
 def is_lazy(config_file: str) -> bool:
@@ -65,9 +65,7 @@ def lazy_main(args: argparse.Namespace) -> Any:
     model = create_ddp_model(model, **ddp)
     if not args.eval_only:
         return _train(args, cfg, model)
-    DetectionCheckpointer(model, cfg.train.output_dir).resume_or_load(
-        cfg.train.init_checkpoint, resume=args.resume
-    )
+    _checkpointer(cfg, model).resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return _evaluate(cfg, model)
 
 
@@ -84,8 +82,7 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
         check_supervised_masks_only(bare_model)
     cfg.optimizer.params.model = bare_model
     trainer = _trainer_class(cfg)(model, train_loader, instantiate(cfg.optimizer))
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    checkpointer.path_manager = AtomicWrites(checkpointer.path_manager)
+    checkpointer = _checkpointer(cfg, model, trainer=trainer)
     seed = cfg.train.get("seed", -1)
     main_process = comm.is_main_process()
     trainer.register_hooks(
@@ -113,6 +110,34 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     if isinstance(train_loader, (TrainLoader, ShuffledRoIs)):
         train_loader.start_iter = start_iter
     trainer.train(start_iter, cfg.train.max_iter)
+
+
+def _checkpointer(cfg: DictConfig, model: nn.Module, **checkpointables: Any) -> MaskXCheckpointer:
+    return MaskXCheckpointer(
+        model,
+        cfg.train.output_dir,
+        datasets=dataset_names(cfg),
+        dump_config=lambda: _saved_config(cfg.train.output_dir),
+        **checkpointables,
+    )
+
+
+def _saved_config(folder: str) -> str:
+    """As detectron2's ``default_setup`` has written it, which can dump any LazyConfig."""
+    path = os.path.join(folder, "config.yaml")
+    if not PathManager.isfile(path):
+        return ""
+    with PathManager.open(path) as f:
+        return str(f.read())
+
+
+def dataset_names(cfg: DictConfig) -> list[str]:
+    """Those that a config tests on, followed by those that it trains on."""
+    found = []
+    for part in ("test", "train"):
+        names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") or []
+        found += [names] if isinstance(names, str) else list(names)
+    return found
 
 
 def _train_on_cached_rois(cfg: DictConfig, trainer: SimpleTrainer) -> ShuffledRoIs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -21,7 +22,8 @@ from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, SplitCOCOEvaluator, SplitLVISEvaluator, rle_evaluation
 from ..modeling import check_supervised_masks_only, freeze_detector
 from .autocast import CPUAutocastTrainer
-from .resuming import AtomicWrites, SeedEachIteration
+from .checkpointing import MaskXCheckpointer
+from .resuming import SeedEachIteration
 from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, train_on_rois
 
 __all__ = ["MaskXTrainer"]
@@ -50,7 +52,6 @@ class MaskXTrainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED and on_cpu:
             made = self._trainer
             self._trainer = CPUAutocastTrainer(made.model, made.data_loader, made.optimizer)
-        self.checkpointer.path_manager = AtomicWrites(self.checkpointer.path_manager)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`; the data goes on from there as well."""
@@ -77,6 +78,14 @@ class MaskXTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         """See :meth:`DefaultTrainer.build_hooks`."""
+        # The hooks are the first that keep the checkpointer.
+        self.checkpointer = MaskXCheckpointer(
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            datasets=(*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST),
+            dump_config=self.cfg.dump,
+            trainer=weakref.proxy(self),
+        )
         reproducible = [SeedEachIteration(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
         return [*reproducible, *super().build_hooks()]
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
@@ -17,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..config import add_maskx_config
+from .checkpointing import MaskXCheckpointer
 from .trainer import MaskXTrainer
 
 __all__ = ["load_config", "setup", "yaml_main"]
@@ -48,7 +48,8 @@ def yaml_main(args: argparse.Namespace) -> Any:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = MaskXTrainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+    datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
+    MaskXCheckpointer(model, cfg.OUTPUT_DIR, datasets=datasets).resume_or_load(
         cfg.MODEL.WEIGHTS, resume=args.resume
     )
     results = MaskXTrainer.test(cfg, model)

@@ -1,0 +1,6 @@
+"""A mask branch for a box detector that is trained already, and stays as it is."""
+
+from .attached_cfg import attach_cfg
+from .attached_lazy import attach_lazy
+
+__all__ = ["attach_cfg", "attach_lazy"]

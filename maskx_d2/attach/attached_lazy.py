@@ -1,0 +1,95 @@
+"""The LazyConfig of a detector with a mask branch attached."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from detectron2.config import LazyCall as L
+from detectron2.data import DatasetMapper
+from detectron2.evaluation import COCOEvaluator
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead, Res5ROIHeads
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+
+from ..data import PartialMaskDatasetMapper
+from ..evaluation import SplitCOCOEvaluator
+from ..lazy import apply_maskx
+
+__all__ = ["attach_lazy"]
+
+_SIZE = 14  # of a RoI in detectron2's mask heads
+
+
+def attach_lazy(cfg: DictConfig, *, transfer_input: str | None = None) -> DictConfig:
+    """
+    A config of the same detector with Mask^X, in which only the mask branch is trained.
+
+    Args:
+        cfg: with ``model``, a :class:`GeneralizedRCNN` with or without a mask head, ``train`` and
+            ``dataloader``. It is not changed.
+        transfer_input: see :func:`~maskx_d2.apply_maskx`; by default all that the box head has:
+            "cls+box", or "cls" where the box regression is class-agnostic.
+
+    Returns:
+        The config. Schedule, data sets and ``train.init_checkpoint`` are those of ``cfg``.
+
+    Raises:
+        ValueError: if the model is of another kind; see also :func:`~maskx_d2.apply_maskx`.
+    """
+    cfg = copy.deepcopy(cfg)
+    model = cfg.model
+    if not issubclass(_target(model), GeneralizedRCNN) or model.get("roi_heads") is None:
+        raise ValueError(
+            f"model {_target(model).__name__} has no box head whose weights could tell a "
+            "category's mask; Mask^X is for the R-CNN family (GeneralizedRCNN)."
+        )
+    roi_heads = model.roi_heads
+    if roi_heads.get("mask_head") is None:
+        _add_mask_head(roi_heads)
+    predictors = roi_heads.get("box_predictors") or [roi_heads.box_predictor]
+    class_agnostic = predictors[-1].get("cls_agnostic_bbox_reg", False)
+    apply_maskx(model, transfer_input=transfer_input or ("cls" if class_agnostic else "cls+box"))
+    cfg.train.freeze_detector = True
+    _read_partial_masks(cfg.dataloader)
+    return cfg
+
+
+def _add_mask_head(roi_heads: Any) -> None:
+    if issubclass(_target(roi_heads), Res5ROIHeads):
+        channels = roi_heads.res5.out_channels
+        conv_dims = [256]  # res5 is most of it
+    else:
+        roi_heads.mask_in_features = list(roi_heads.box_in_features)
+        roi_heads.mask_pooler = copy.deepcopy(roi_heads.box_pooler)
+        roi_heads.mask_pooler.output_size = _SIZE
+        box_head = (roi_heads.get("box_heads") or [roi_heads.box_head])[0]
+        channels = box_head.input_shape.channels
+        conv_dims = [256] * 5
+    roi_heads.mask_head = L(MaskRCNNConvUpsampleHead)(
+        input_shape=ShapeSpec(channels=channels, height=_SIZE, width=_SIZE),
+        num_classes=roi_heads.num_classes,
+        conv_dims=conv_dims,
+    )
+
+
+def _read_partial_masks(dataloader: Any) -> None:
+    """In place of detectron2's own mapper and evaluator; one's own is left alone."""
+    mapper = OmegaConf.select(dataloader, "train.mapper")
+    if mapper is not None and _target(mapper) is DatasetMapper:
+        mapper._target_ = PartialMaskDatasetMapper
+    if mapper is not None:
+        mapper.use_instance_mask = True
+    evaluator = dataloader.get("evaluator")
+    if evaluator is not None and _target(evaluator) is COCOEvaluator:
+        evaluator._target_ = SplitCOCOEvaluator
+        if evaluator.get("tasks") is not None and "segm" not in evaluator.tasks:
+            evaluator.tasks = (*evaluator.tasks, "segm")
+
+
+def _target(config: Any) -> Any:
+    """The class that a LazyCall names, which is a string after a round trip through yaml."""
+    target = config._target_
+    return locate(target) if isinstance(target, str) else target

@@ -26,7 +26,7 @@ from .modeling import (
     random_class_embedding,
 )
 
-__all__ = ["apply_maskx"]
+__all__ = ["apply_maskx", "target_class"]
 
 _MASKX_ROI_HEADS = {
     StandardROIHeads: MaskXROIHeads,
@@ -74,18 +74,18 @@ def apply_maskx(
     mask_head = roi_heads.get("mask_head") if roi_heads is not None else None
     if mask_head is None:
         raise ValueError("apply_maskx needs a model with roi_heads.mask_head (a Mask R-CNN).")
-    maskx_roi_heads = _target(roi_heads)
+    maskx_roi_heads = target_class(roi_heads)
     if not issubclass(maskx_roi_heads, MaskXMixin):
         maskx_roi_heads = _MASKX_ROI_HEADS.get(maskx_roi_heads)
     if maskx_roi_heads is None:
         raise ValueError(
-            f"roi_heads {_target(roi_heads).__name__} have no Mask^X form: derive one, "
+            f"roi_heads {target_class(roi_heads).__name__} have no Mask^X form: derive one, "
             "`class MyMaskXROIHeads(MaskXMixin, …)`, set it as roi_heads._target_, apply again."
         )
-    replaceable = _target(mask_head) is MaskRCNNConvUpsampleHead
-    if not (replaceable or issubclass(_target(mask_head), MaskXConvUpsampleHead)):
+    replaceable = target_class(mask_head) is MaskRCNNConvUpsampleHead
+    if not (replaceable or issubclass(target_class(mask_head), MaskXConvUpsampleHead)):
         raise ValueError(
-            f"mask head {_target(mask_head).__name__} has no Mask^X form; "
+            f"mask head {target_class(mask_head).__name__} has no Mask^X form; "
             "apply_maskx replaces MaskRCNNConvUpsampleHead."
         )
     if replaceable:
@@ -130,7 +130,7 @@ def _transfer_input(
     return {"transfer_input": "embedding", "class_embedding": vectors}
 
 
-def _target(config: DictConfig) -> Any:
+def target_class(config: DictConfig) -> Any:
     """The class that a LazyCall names, which is a string after a round trip through yaml."""
     target = config._target_
     return locate(target) if isinstance(target, str) else target

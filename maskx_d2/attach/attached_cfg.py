@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 
 from ..config import add_maskx_config
@@ -71,10 +72,11 @@ def _check_is_rcnn(model: CfgNode) -> None:
             "the model predicts rotated boxes, for which detectron2 has no mask head: its RoIAlign "
             "and its pasting of masks are for upright ones. Mask^X can't be attached."
         )
-    if model.META_ARCHITECTURE not in ("GeneralizedRCNN", "PanopticFPN"):
+    name = model.META_ARCHITECTURE
+    if name in META_ARCH_REGISTRY and not issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN):
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE '{model.META_ARCHITECTURE}' has no box head whose weights "
-            "could tell a category's mask; Mask^X is for the R-CNN family (GeneralizedRCNN)."
+            f"MODEL.META_ARCHITECTURE '{name}' has no box head whose weights could tell a "
+            "category's mask; Mask^X is for the R-CNN family (GeneralizedRCNN)."
         )
 
 

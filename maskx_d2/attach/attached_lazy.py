@@ -11,12 +11,11 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead, Res5ROIHeads
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ..data import PartialMaskDatasetMapper
 from ..evaluation import SplitCOCOEvaluator
-from ..lazy import apply_maskx
+from ..lazy import apply_maskx, target_class
 
 __all__ = ["attach_lazy"]
 
@@ -41,9 +40,9 @@ def attach_lazy(cfg: DictConfig, *, transfer_input: str | None = None) -> DictCo
     """
     cfg = copy.deepcopy(cfg)
     model = cfg.model
-    if not issubclass(_target(model), GeneralizedRCNN) or model.get("roi_heads") is None:
+    if not issubclass(target_class(model), GeneralizedRCNN) or model.get("roi_heads") is None:
         raise ValueError(
-            f"model {_target(model).__name__} has no box head whose weights could tell a "
+            f"model {target_class(model).__name__} has no box head whose weights could tell a "
             "category's mask; Mask^X is for the R-CNN family (GeneralizedRCNN)."
         )
     roi_heads = model.roi_heads
@@ -58,7 +57,7 @@ def attach_lazy(cfg: DictConfig, *, transfer_input: str | None = None) -> DictCo
 
 
 def _add_mask_head(roi_heads: Any) -> None:
-    if issubclass(_target(roi_heads), Res5ROIHeads):
+    if issubclass(target_class(roi_heads), Res5ROIHeads):
         channels = roi_heads.res5.out_channels
         conv_dims = [256]  # res5 is most of it
     else:
@@ -78,18 +77,12 @@ def _add_mask_head(roi_heads: Any) -> None:
 def _read_partial_masks(dataloader: Any) -> None:
     """In place of detectron2's own mapper and evaluator; one's own is left alone."""
     mapper = OmegaConf.select(dataloader, "train.mapper")
-    if mapper is not None and _target(mapper) is DatasetMapper:
+    if mapper is not None and target_class(mapper) is DatasetMapper:
         mapper._target_ = PartialMaskDatasetMapper
     if mapper is not None:
         mapper.use_instance_mask = True
     evaluator = dataloader.get("evaluator")
-    if evaluator is not None and _target(evaluator) is COCOEvaluator:
+    if evaluator is not None and target_class(evaluator) is COCOEvaluator:
         evaluator._target_ = SplitCOCOEvaluator
         if evaluator.get("tasks") is not None and "segm" not in evaluator.tasks:
             evaluator.tasks = (*evaluator.tasks, "segm")
-
-
-def _target(config: Any) -> Any:
-    """The class that a LazyCall names, which is a string after a round trip through yaml."""
-    target = config._target_
-    return locate(target) if isinstance(target, str) else target

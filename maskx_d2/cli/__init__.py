@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import bake, check, convert, experiments, export, predict, pseudo_masks, samples
+from . import attach, bake, check, convert, experiments, export, predict, pseudo_masks, samples
 
 __all__ = ["main"]
 
@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="maskx", description="Partial mask supervision for detectron2."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    attach.add_parser(commands)
     bake.add_parser(commands)
     check.add_parser(commands)
     convert.add_parser(commands)

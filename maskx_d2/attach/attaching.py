@@ -1,0 +1,115 @@
+"""From a detector's config and checkpoint to a config that trains masks for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from detectron2.config import CfgNode, LazyConfig
+from detectron2.data import DatasetCatalog
+from omegaconf import DictConfig
+
+from ..data.datasets import thing_classes_of
+from ..engine.lazy_main import is_lazy
+from ..engine.yaml_main import load_config
+from .attached_cfg import attach_cfg
+from .attached_lazy import attach_lazy
+
+__all__ = ["attached_config", "write_attached_config"]
+
+
+def attached_config(
+    config_file: str,
+    weights: str,
+    output: str | os.PathLike[str],
+    *,
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    transfer_input: str | None = None,
+    roi_cache: bool = False,
+    opts: Sequence[str] = (),
+) -> CfgNode | DictConfig:
+    """
+    The config of a training that attaches a mask branch to a detector.
+
+    Args:
+        config_file: the detector's, ``.yaml`` or ``.py``.
+        weights: its checkpoint.
+        output: the folder of the training's results.
+        train: registered data sets to learn masks from; by default the config's.
+        test: registered data sets to evaluate on; by default the config's.
+        transfer_input: see :func:`attach_cfg`.
+        roi_cache: whether the detector runs over the training set only once, see
+            ``MODEL.MASKX.ROI_CACHE``. The features go to the folder ``roi_cache`` of ``output``.
+        opts: overrides, as on the command line of ``train_net.py``.
+
+    Raises:
+        FileNotFoundError: if the config file or the checkpoint does not exist.
+        ValueError: if the model is none that masks can be attached to, or its categories are not
+            as many as the data set's.
+    """
+    for path in (config_file, weights):
+        if "://" not in path and not Path(path).is_file():
+            raise FileNotFoundError(f"file '{path}' does not exist.")
+    cache = str(Path(output, "roi_cache")) if roi_cache else ""
+    if is_lazy(config_file):
+        lazy = attach_lazy(LazyConfig.load(config_file), transfer_input=transfer_input)
+        lazy.train.update(init_checkpoint=weights, output_dir=str(output), roi_cache=cache)
+        for part, names in (("train", train), ("test", test)):
+            if names:
+                lazy.dataloader[part].dataset.names = list(names) if names[1:] else names[0]
+        lazy = LazyConfig.apply_overrides(lazy, list(opts))
+        names = lazy.dataloader.train.dataset.names
+        _check_categories(names if isinstance(names, str) else names[0], _num_classes(lazy))
+        return lazy
+    cfg = attach_cfg(load_config(config_file), transfer_input=transfer_input)
+    cfg.MODEL.WEIGHTS = weights
+    cfg.OUTPUT_DIR = str(output)
+    cfg.MODEL.MASKX.ROI_CACHE = cache
+    cfg.DATASETS.TRAIN = tuple(train) or cfg.DATASETS.TRAIN
+    cfg.DATASETS.TEST = tuple(test) or cfg.DATASETS.TEST
+    cfg.merge_from_list(list(opts))
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("the config names no DATASETS.TRAIN to learn masks from; give one.")
+    _check_categories(cfg.DATASETS.TRAIN[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    return cfg
+
+
+def write_attached_config(cfg: CfgNode | DictConfig, output: str | os.PathLike[str]) -> Path:
+    """
+    Write an :func:`attached_config` as ``attached.yaml``, which ``train_net.py`` takes.
+
+    Args:
+        cfg: the config.
+        output: a folder, which is made.
+
+    Returns:
+        The file.
+    """
+    path = Path(output, "attached.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(cfg, DictConfig):
+        LazyConfig.save(cfg, str(path))
+    else:
+        path.write_text(cfg.dump(), encoding="utf-8")
+    return path
+
+
+def _num_classes(lazy: DictConfig) -> int:
+    return int(lazy.model.roi_heads.num_classes)
+
+
+def _check_categories(dataset: str, num_classes: int) -> None:
+    if dataset not in DatasetCatalog.list():
+        close = get_close_matches(dataset, DatasetCatalog.list(), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        raise ValueError(f"data set '{dataset}' is not registered{hint}")
+    names = thing_classes_of(dataset)
+    if len(names) != num_classes:
+        raise ValueError(
+            f"the detector has {num_classes} categories, but data set '{dataset}' has "
+            f"{len(names)}; masks are learnt for the detector's own categories, in its order. "
+            "Give the data set it was trained on, or another with the same categories."
+        )

@@ -1,0 +1,91 @@
+"""``maskx attach``: masks for a detector of boxes that is trained already."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ..attach import attached_config, write_attached_config
+
+__all__ = ["add_parser"]
+
+_EXAMPLES = """\
+examples:
+  maskx attach --config-file faster_rcnn.yaml --weights faster_rcnn.pth --output with_masks \\
+      --train coco_2017_train_voc2nonvoc --test coco_2017_val_voc2nonvoc SOLVER.MAX_ITER 20000
+  maskx attach --config-file faster_rcnn.yaml --weights faster_rcnn.pth --output with_masks \\
+      --train fruit_train --roi-cache SOLVER.MAX_ITER 2000
+A run that was stopped goes on when the same command is given again.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the sub-command to the ``maskx`` command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "attach",
+        help="give a trained detector of boxes a mask branch",
+        description="Train a mask branch and its weight transfer function on a detector of "
+        "detectron2 that is trained already. The detector stays as it is, to the bit; the "
+        "checkpoint that is written has both.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, help="the detector's config, .yaml or .py")
+    parser.add_argument("--weights", required=True, help="the detector's checkpoint")
+    parser.add_argument("--output", required=True, help="folder for the results")
+    for part, what in (("train", "with masks"), ("test", "to test on")):
+        parser.add_argument(
+            f"--{part}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"a registered data set {what}; may be given several times (the config's)",
+        )
+    parser.add_argument(
+        "--transfer-input",
+        choices=("cls", "box", "cls+box"),
+        help="what the weight transfer function sees of each category (all there is)",
+    )
+    parser.add_argument(
+        "--roi-cache",
+        action="store_true",
+        help="run the detector over the training set once and keep its RoI features: many times "
+        "faster, for data sets that fit on the disk",
+    )
+    parser.add_argument("--num-gpus", type=int, default=1)
+    parser.add_argument(
+        "--config-only",
+        action="store_true",
+        help="write attached.yaml for train_net.py, and train nothing",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides of the config")
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        cfg = attached_config(
+            args.config_file,
+            args.weights,
+            args.output,
+            train=args.train,
+            test=args.test,
+            transfer_input=args.transfer_input,
+            roi_cache=args.roi_cache,
+            opts=args.opts,
+        )
+        path = write_attached_config(cfg, args.output)
+    except FileNotFoundError as e:
+        args.parser.error(str(e).rstrip("."))
+    except (KeyError, ValueError) as e:
+        print(f"maskx attach: {e.args[0]}", file=sys.stderr)
+        return 1
+    if args.config_only:
+        print(f"{path}: train it with train_net.py --config-file {path} --resume")
+        return 0
+    from ..engine import run
+
+    run(["--config-file", str(path), "--resume", "--num-gpus", str(args.num_gpus)])
+    print(f"{args.output}/model_final.pth: the detector of {args.weights}, with masks.")
+    return 0

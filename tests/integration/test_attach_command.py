@@ -1,0 +1,133 @@
+"""``maskx attach``, from a detector's files to one checkpoint with masks."""
+
+import pytest
+import torch
+from conftest import tiny_cfg, write_coco
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data.datasets import register_coco_instances
+from detectron2.modeling import build_model
+from test_attach import box_outputs, lazy, randomize_statistics
+
+from maskx_d2 import ClassSplit
+from maskx_d2.cli import main
+from maskx_d2.data import register_partial
+from maskx_d2.engine import load_model
+from maskx_d2.engine.yaml_main import load_config
+
+pytestmark = pytest.mark.usefixtures("no_registration_left")
+SPLIT = ClassSplit("pets", {"cat", "cup"}, {"dog", "car"})
+SCHEDULE = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "1"]
+
+
+@pytest.fixture
+def pets(tmp_path):
+    json_file, images = write_coco(tmp_path)
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    register_partial("pets_train", base="pets", split=SPLIT)
+    register_partial("pets_val", base="pets", split=SPLIT, keep_masks=True)
+    return tmp_path
+
+
+@pytest.fixture
+def faster_rcnn(pets):
+    """Config and checkpoint of a detector without masks, with batch norm."""
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml",
+        *("MODEL.MASK_ON", False, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+        *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+        *("MODEL.FPN.NORM", "BN", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+        *("DATASETS.TRAIN", ("pets",), "DATASETS.TEST", ("pets",)),
+    )
+    cfg.MODEL.pop("MASKX")  # as detectron2 would have it
+    cfg.TEST.pop("MASK_PROBE")
+    model = build_model(cfg)
+    randomize_statistics(model)
+    (pets / "faster_rcnn.yaml").write_text(cfg.dump())
+    torch.save({"model": model.state_dict()}, pets / "faster_rcnn.pth")
+    return [
+        "--config-file",
+        str(pets / "faster_rcnn.yaml"),
+        "--weights",
+        str(pets / "faster_rcnn.pth"),
+    ]
+
+
+IMAGES = [torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8) for _ in range(2)]
+
+
+def assert_same_boxes(before, after):
+    for a, b in zip(box_outputs(before.eval(), IMAGES), box_outputs(after.eval(), IMAGES)):
+        assert len(a["scores"]) > 0
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("cached", [[], ["--roi-cache"]], ids=["", "cached"])
+def test_it_trains_masks_and_leaves_the_boxes(cached, faster_rcnn, pets, capsys):
+    output = pets / "out"
+    command = ["attach", *faster_rcnn, "--output", str(output), "--train", "pets_train", *cached]
+    assert main([*command, "--test", "pets_val", *SCHEDULE]) == 0
+    assert "model_final.pth: the detector of" in capsys.readouterr().out
+    before = build_model(load_config(faster_rcnn[1]))
+    DetectionCheckpointer(before).load(faster_rcnn[3])
+    after = load_model(str(output / "attached.yaml"), str(output / "model_final.pth"))
+    assert after.metadata.class_split == SPLIT
+    assert_same_boxes(before, after.model)
+    # Trained, not as it was made.
+    card = torch.load(output / "model_final.pth", weights_only=True)
+    assert card["iteration"] == 1
+    # The same command again has nothing left to do.
+    assert main([*command, "--test", "pets_val", *SCHEDULE]) == 0
+
+
+def test_a_lazy_config(pets):
+    cfg = lazy()
+    cfg.train.init_checkpoint = ""
+    model = instantiate(cfg.model)
+    torch.save({"model": model.state_dict()}, pets / "m.pth")
+    LazyConfig.save(cfg, str(pets / "m.yaml"))
+    output = pets / "out"
+    opts = [
+        "dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "train.max_iter=1",
+        "dataloader.train.total_batch_size=1", "train.device=cpu",
+    ]  # fmt: skip
+    files = ["--config-file", str(pets / "m.yaml"), "--weights", str(pets / "m.pth")]
+    data = ["--train", "pets_train", "--test", "pets_val"]
+    assert main(["attach", *files, "--output", str(output), *data, *opts]) == 0
+    after = load_model(str(output / "attached.yaml"), str(output / "model_final.pth"))
+    assert_same_boxes(model, after.model)
+
+
+def test_config_only(faster_rcnn, pets, capsys):
+    output = pets / "out"
+    more = ["--output", str(output), "--transfer-input", "cls", "--config-only", *SCHEDULE]
+    assert main(["attach", *faster_rcnn, "--train", "pets_train", *more]) == 0
+    assert "--config-file" in capsys.readouterr().out
+    cfg = load_config(str(output / "attached.yaml"))
+    assert cfg.MODEL.MASKX.TRANSFER_INPUT == "cls"
+    assert cfg.MODEL.MASKX.FREEZE_DETECTOR
+    assert cfg.DATASETS.TRAIN == ("pets_train",)
+    assert cfg.MODEL.WEIGHTS == faster_rcnn[3]
+    assert not (output / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "message"),
+    [
+        (["--weights", "none.pth"], 2, "file 'none.pth' does not exist"),
+        (
+            ["--train", "pets_trian"],
+            1,
+            "'pets_trian' is not registered; did you mean 'pets_train'?",
+        ),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "7"], 1, "the detector has 7 categories, but data set"),
+    ],
+)
+def test_what_is_wrong_is_said(more, status, message, faster_rcnn, pets, capsys):
+    command = ["attach", *faster_rcnn, "--output", str(pets / "out"), "--config-only", *more]
+    if status == 2:
+        with pytest.raises(SystemExit):
+            main(command)
+    else:
+        assert main(command) == status
+    assert message in capsys.readouterr().err

@@ -38,6 +38,9 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.MLP_HIDDEN_DIMS = []
     # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
     cfg.MODEL.MASKX.FREEZE_DETECTOR = False
+    # Or else the parts that are trained, by name, such as ["roi_heads.box_predictor"] for
+    # categories that come later; [] is all.
+    cfg.MODEL.MASKX.TRAINED_MODULES = []
     # A folder in which stage-wise training keeps what the detector hands to the mask head, so that
     # it runs once, on one augmentation of each image; see maskx_d2/engine/roi_cache.py. "" is none.
     cfg.MODEL.MASKX.ROI_CACHE = ""

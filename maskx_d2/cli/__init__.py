@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import attach, bake, check, convert, experiments, export, predict, pseudo_masks, samples
+from . import (
+    attach,
+    bake,
+    check,
+    convert,
+    experiments,
+    export,
+    predict,
+    pseudo_masks,
+    samples,
+    surgery,
+)
 
 __all__ = ["main"]
 
@@ -25,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_parser(commands)
     pseudo_masks.add_parser(commands)
     samples.add_parser(commands)
+    surgery.add_parser(commands)
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status

@@ -34,9 +34,10 @@ from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, rle_evaluation
-from ..modeling import check_supervised_masks_only, freeze_detector
+from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .checkpointing import MaskXCheckpointer
+from .freezing import freeze, trains_masks
 from .resuming import SeedEachIteration
 from .roi_cache import ShuffledRoIs, check_roi_cache, train_on_rois
 
@@ -57,8 +58,7 @@ def lazy_main(args: argparse.Namespace) -> Any:
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="maskx_d2")
     model = instantiate(cfg.model).to(cfg.train.device)
-    if cfg.train.get("freeze_detector", False):
-        freeze_detector(model)
+    freeze(model, cfg.train.get("freeze_detector", False), cfg.train.get("trained_modules") or [])
     ddp = dict(cfg.train.ddp)
     if torch.device(cfg.train.device).type == "cpu":
         ddp.setdefault("device_ids", None)  # detectron2 would name a GPU
@@ -185,7 +185,8 @@ def build_train_loader(cfg: DictConfig) -> Any:
         log_supervision(
             [names] if isinstance(names, str) else list(names),
             kwargs["dataset"],
-            masks_needed=_has_mask_head(cfg),
+            masks_needed=_has_mask_head(cfg)
+            and trains_masks(cfg.train.get("trained_modules") or []),
         )
     return TrainLoader(**kwargs)
 

@@ -20,9 +20,10 @@ from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, SplitCOCOEvaluator, SplitLVISEvaluator, rle_evaluation
-from ..modeling import check_supervised_masks_only, freeze_detector
+from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .checkpointing import MaskXCheckpointer
+from .freezing import freeze, trains_masks
 from .resuming import SeedEachIteration
 from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, train_on_rois
 
@@ -99,7 +100,7 @@ class MaskXTrainer(DefaultTrainer):
         """
         model: nn.Module = super().build_model(cfg)
         check_supervised_masks_only(model)
-        return freeze_detector(model) if cfg.MODEL.MASKX.FREEZE_DETECTOR else model
+        return freeze(model, cfg.MODEL.MASKX.FREEZE_DETECTOR, cfg.MODEL.MASKX.TRAINED_MODULES)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -114,7 +115,8 @@ class MaskXTrainer(DefaultTrainer):
             cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
         )
         if isinstance(kwargs["dataset"], list):  # else one that is read as it is used
-            log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=cfg.MODEL.MASK_ON)
+            needed = cfg.MODEL.MASK_ON and trains_masks(cfg.MODEL.MASKX.TRAINED_MODULES)
+            log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=needed)
         return TrainLoader(**kwargs)
 
     @classmethod

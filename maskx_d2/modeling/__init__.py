@@ -2,7 +2,7 @@
 
 from .class_embedding import DETECTION_WEIGHT_SOURCES, detection_weights
 from .embedding_files import load_class_embedding, random_class_embedding
-from .freeze import freeze_detector
+from .freeze import freeze_all_but, freeze_detector
 from .mask_head import MaskXConvUpsampleHead, MLPConvUpsampleHead
 from .mlp_branch import MLPBranch
 from .per_roi_mask_head import PerRoIConvUpsampleHead
@@ -37,6 +37,7 @@ __all__ = [
     "WeightTransfer",
     "check_supervised_masks_only",
     "detection_weights",
+    "freeze_all_but",
     "freeze_detector",
     "load_class_embedding",
     "random_class_embedding",

@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from torch import nn
 
-__all__ = ["MASK_MODULES", "freeze_detector"]
+__all__ = ["MASK_MODULES", "freeze_all_but", "freeze_detector"]
 
 #: The parts of a model that stage 2 trains (paper, section 3.3), by their place.
 MASK_MODULES = ("roi_heads.mask_head", "roi_heads.weight_transfer")
 
 
-def freeze_detector(model: nn.Module, *, trained: Sequence[str] = MASK_MODULES) -> nn.Module:
+def freeze_detector(model: nn.Module) -> nn.Module:
     """
-    Freeze all of a model but its mask branch: parameters, and statistics of normalisations.
+    Freeze all of a model but its mask branch, see :func:`freeze_all_but`.
 
-    The boxes that the model predicts are bit-identical before and after training the rest, also
-    where batch norm was trained: frozen normalisations and dropouts stay in evaluation mode
-    whatever :meth:`~torch.nn.Module.train` says.
+    The boxes that the model predicts are bit-identical before and after training the rest.
+
+    Raises:
+        ValueError: if the model has no mask branch.
+    """
+    modules = dict(model.named_modules())
+    trained = [name for name in MASK_MODULES if name in modules]
+    if not trained:
+        raise ValueError(
+            f"the model has none of {', '.join(MASK_MODULES)}, so nothing would be left to train; "
+            "freezing the detector is for models with a mask head."
+        )
+    return freeze_all_but(model, trained)
+
+
+def freeze_all_but(model: nn.Module, trained: Sequence[str]) -> nn.Module:
+    """
+    Freeze all of a model but some parts: parameters, and statistics of normalisations.
+
+    Frozen normalisations and dropouts stay in evaluation mode whatever
+    :meth:`~torch.nn.Module.train` says.
 
     Args:
-        model: a detectron2 model with ROI heads. It is changed in place, before its optimizer is
-            made.
-        trained: the parts that are not frozen, by their names in the model.
+        model: a detectron2 model. It is changed in place, before its optimizer is made.
+        trained: the parts that are not frozen, by their names in the model, such as
+            ``"roi_heads.box_predictor"``.
 
     Returns:
         ``model``, for chaining.
 
     Raises:
-        ValueError: if the model has none of the ``trained`` parts.
+        ValueError: if the model has no such part.
     """
     modules = dict(model.named_modules())
-    kept = [modules[name] for name in trained if name in modules]
-    if not kept:
-        raise ValueError(
-            f"the model has none of {', '.join(trained)}, so nothing would be left to train; "
-            "freezing the detector is for models with a mask head."
-        )
+    for name in trained:
+        if name not in modules:
+            close = get_close_matches(name, modules, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else "model.named_modules() lists them."
+            raise ValueError(f"the model has no part '{name}' to train (TRAINED_MODULES); {hint}")
+    kept = [modules[name] for name in trained]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for part in kept:

@@ -17,6 +17,7 @@ def test_defaults_are_the_papers_best():
         "MLP_RANK": 0,
         "MLP_HIDDEN_DIMS": [],
         "FREEZE_DETECTOR": False,
+        "TRAINED_MODULES": [],
         "ROI_CACHE": "",
     }
     assert cfg.TEST.MASK_PROBE is False

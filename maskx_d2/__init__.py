@@ -8,9 +8,17 @@ from . import _environment  # noqa: F401  first: says in one sentence what is mi
 from .config import add_maskx_config
 from .data.presets import register_presets
 from .lazy import apply_maskx
+from .open_vocabulary import apply_open_vocabulary
 from .splits import ClassSplit, load_split
 
-__all__ = ["ClassSplit", "__version__", "add_maskx_config", "apply_maskx", "load_split"]
+__all__ = [
+    "ClassSplit",
+    "__version__",
+    "add_maskx_config",
+    "apply_maskx",
+    "apply_open_vocabulary",
+    "load_split",
+]
 
 __version__ = "0.1.0"
 

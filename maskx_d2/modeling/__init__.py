@@ -1,10 +1,12 @@
 """The weight transfer function and the ROI heads that use it."""
 
 from .class_embedding import DETECTION_WEIGHT_SOURCES, detection_weights
+from .embedding_box_predictor import EmbeddingClassifier, EmbeddingFastRCNNOutputLayers
 from .embedding_files import load_class_embedding, random_class_embedding
 from .freeze import freeze_all_but, freeze_detector
 from .mask_head import MaskXConvUpsampleHead, MLPConvUpsampleHead
 from .mlp_branch import MLPBranch
+from .open_vocabulary import OpenVocabularyMaskXROIHeads, set_vocabulary
 from .per_roi_mask_head import PerRoIConvUpsampleHead
 from .roi_heads import (
     MaskXCascadeROIHeads,
@@ -22,6 +24,8 @@ from .weight_transfer import WeightTransfer
 
 __all__ = [
     "DETECTION_WEIGHT_SOURCES",
+    "EmbeddingClassifier",
+    "EmbeddingFastRCNNOutputLayers",
     "MLPBranch",
     "MLPConvUpsampleHead",
     "MaskXCascadeROIHeads",
@@ -29,6 +33,7 @@ __all__ = [
     "MaskXMixin",
     "MaskXROIHeads",
     "MaskXRes5ROIHeads",
+    "OpenVocabularyMaskXROIHeads",
     "PerRoIConvUpsampleHead",
     "SupervisedMasksCascadeROIHeads",
     "SupervisedMasksOnly",
@@ -42,4 +47,5 @@ __all__ = [
     "load_class_embedding",
     "random_class_embedding",
     "select_supervised",
+    "set_vocabulary",
 ]

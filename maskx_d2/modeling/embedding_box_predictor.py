@@ -56,7 +56,7 @@ def unit_class_vectors(
             "the vectors of the categories have one of zeros, or one that is not finite, in row "
             f"{shown}{more}; a category can't be told by it, so give it another or leave it out."
         )
-    return vectors.float()
+    return (vectors / lengths).float()
 
 
 class EmbeddingClassifier(nn.Module):

@@ -16,6 +16,8 @@ import maskx_d2
 ROOT = Path(maskx_d2.__file__).parent
 R0 = {
     "splits.py",
+    "convert/caffe2_model.py",
+    "convert/restricted_pickle.py",
     "data/annotation_checks.py",
     "data/check.py",
     "data/coco_reader.py",
@@ -36,6 +38,7 @@ R1 = {
     "modeling/mlp_branch.py",
     "modeling/weight_transfer.py",
     "postprocessing/rle_masks.py",
+    "vocabulary/surgery.py",
 }
 READERS = {"numpy", "ijson", "pycocotools", "tqdm"}
 ALLOWED = {name: READERS if name in R0 else READERS | {"torch"} for name in R0 | R1}

@@ -62,7 +62,7 @@ class OpenVocabularyMaskXROIHeads(MaskXROIHeads):
                 f"roi_heads.box_predictor, not {type(box_predictor).__name__}; "
                 "apply_open_vocabulary sets it."
             )
-        pass
+        box_predictor.set_class_vectors(class_embedding)
         super().__init__(
             box_predictor=box_predictor,
             class_embedding=class_embedding,

@@ -157,6 +157,26 @@ def test_t_and_the_classifier_share_one_matrix(model):
     assert heads.box_predictor.bbox_pred.out_features == 4, "class-agnostic"
 
 
+def test_a_training_step_transfers_each_rois_own_category(model):
+    heads = model.roi_heads
+    targets = [make_targets([True, True], [3, 1]), make_targets([True], [3])]
+    weights, rows = heads._class_weights_of(targets)
+    assert len(weights) == 2, "categories 1 and 3"
+    torch.testing.assert_close(weights[rows], heads.class_weights()[[3, 1, 3]])
+
+
+def test_the_roi_heads_vectors_become_the_box_predictors(tmp_path):
+    config = lazy_model(tmp_path).roi_heads
+    config.box_predictor.class_vectors = torch.ones(2, DIM)
+    heads = instantiate(config)
+    expected = torch.nn.functional.normalize(others(36))
+    torch.testing.assert_close(heads.box_predictor.cls_score.class_vectors, expected)
+    assert heads.box_predictor.num_classes == 36
+    config.box_predictor.class_vectors = torch.ones(36, DIM + 1)
+    with pytest.raises(ValueError, match=f"have {DIM} numbers each, but .* built for {DIM + 1}"):
+        instantiate(config)
+
+
 def test_a_permutation_of_the_categories_permutes_the_predictions(model):
     before = detections(model)
     new_to_old = [2, 0, 3, 1]

@@ -25,6 +25,7 @@ R0 = {
     "data/mask_extents.py",
     "data/partial_masks.py",
     "data/supervision.py",
+    "evaluation/exact_precision.py",
     "evaluation/lvis_protocol.py",
     "evaluation/mask_quality.py",
     "evaluation/paired.py",

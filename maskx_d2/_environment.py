@@ -26,6 +26,7 @@ _NOISE: tuple[tuple[str, type[Warning]], ...] = (
     (r".*is_fx_tracing will return true", UserWarning),
     (r"The given NumPy array is not writable", UserWarning),
     (r"Creating a tensor from a list of numpy.ndarrays", UserWarning),
+    (r"Importing from timm\.models\.layers is deprecated", FutureWarning),
     (r"pkg_resources is deprecated as an API", Warning),
     (r"__array__ implementation doesn't accept a copy keyword", DeprecationWarning),
     (r"You are using `torch\.load` with `weights_only=False`", FutureWarning),

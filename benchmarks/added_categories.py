@@ -5,7 +5,11 @@ Categories that come later, with boxes only: shapes without 6 of the 36 categori
 A Mask^X model learns 30 categories, 27 of which have masks; the other 6 are in the images, but not
 annotated. Then ``maskx surgery`` adds them, and the last layers of the box head, or all of the box
 head, learn from boxes of all 36; the mask branch and T stay as they are. Beside it, the same
-training on everything from the start. A run that was stopped goes on::
+training on everything from the start.
+
+And categories that are never trained: a model whose classifier and T see attribute vectors learns
+the 30, and is tested on the 36 by their vectors; beside it, one that learnt boxes of all 36. A run
+that was stopped goes on::
 
     python datasets/make_shapes.py
     python benchmarks/added_categories.py --seeds 1 2 3
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +29,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from maskx_d2.splits import shapes_a27b9
+from maskx_d2.splits import SHAPES_CLASSES, shapes_a27b9
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "datasets" / "shapes"
@@ -38,6 +43,8 @@ ADDED = {
     "added, box head trained": "roi_heads.box_predictor,roi_heads.box_head",
 }
 ALL = "everything from the start"
+UNSEEN, SEEN = "by vectors, never trained", "by vectors, boxes of all 36"
+VECTORS = "configs/shapes/open_vocabulary.py"
 COLUMNS = {
     "mask AP, the 6": "segm_B/AP",
     "box AP, the 6": "bbox_B/AP",
@@ -58,7 +65,7 @@ def main() -> None:
     os.environ["MASKX_DATASETS"] = str(write_data(args.output))
     runs = [run_seed(seed, args) for seed in args.seeds]
     rows = []
-    for name in (*ADDED, ALL):
+    for name in (*ADDED, ALL, UNSEEN, SEEN):
         values = [[run[name][metric] for run in runs] for metric in COLUMNS.values()]
         rows.append([name, *(f"{mean(v):.1f} ± {stdev(v) if v[1:] else 0:.1f}" for v in values)])
     print(tabulate(rows, [f"{len(runs)} seed(s)", *COLUMNS], "pipe", disable_numparse=True))
@@ -125,16 +132,52 @@ def run_seed(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
         opts.append(f"train.trained_modules=[{modules}]")
         found[name] = train(folder / f"added{i}", seed, "shapes36_boxes", "shapes36_test", opts)
     found[ALL] = train(folder / "all", seed, "shapes_train_a27b9", "shapes36_test", [])
+    names = [c for c in SHAPES_CLASSES if c not in HELD_OUT]
+    said = ",".join(f'"{name}"' for name in names)
+    opts = ["model.roi_heads.num_classes=30"]
+    opts.append(f"model.roi_heads.class_embedding.thing_classes=[{said}]")
+    thirty = folder / "vectors30"
+    train(thirty, seed, "shapes30_train", "shapes30_test", opts, config=VECTORS)
+    found[UNSEEN] = evaluate(thirty / "model_final.pth", folder / "vectors30_of_36")
+    thirtysix = folder / "vectors36"
+    data = "shapes_train_a27b9"
+    found[SEEN] = train(thirtysix, seed, data, "shapes36_test", [], config=VECTORS)
     return found
 
 
-def train(folder: Path, seed: int, data: str, test: str, opts: list[str]) -> dict[str, float]:
+def evaluate(weights: Path, folder: Path) -> dict[str, float]:
+    """Metrics of a model of vectors on all 36 categories, whichever it was trained on."""
+    log = folder / "out.txt"
+    if not (folder / "done").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        argv = ["--eval-only", "--config-file", str(ROOT / VECTORS), f"train.output_dir={folder}"]
+        argv += [f"train.init_checkpoint={weights}", "dataloader.test.dataset.names=shapes36_test"]
+        print(f"{folder} …", flush=True)
+        call([sys.executable, str(ROOT / "train_net.py"), *argv], log)
+        (folder / "done").touch()
+    # What detectron2 prints to be copied: the task, names and figures, a line each.
+    pattern = r"copypaste: Task: (\S+)\n.*copypaste: (\S+)\n.*copypaste: (\S+)\n"
+    return {
+        f"{task}/{name}": float(value)
+        for task, names, values in re.findall(pattern, log.read_text())
+        for name, value in zip(names.split(","), values.split(","), strict=True)
+    }
+
+
+def train(
+    folder: Path,
+    seed: int,
+    data: str,
+    test: str,
+    opts: list[str],
+    config: str = "configs/shapes/maskx.py",
+) -> dict[str, float]:
     """A run of train_net.py, unless it is done; its metrics on the test set."""
     metrics = folder / "metrics.json"
     if not (folder / "done").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         argv = [
-            *("--resume", "--config-file", str(ROOT / "configs/shapes/maskx.py")),
+            *("--resume", "--config-file", str(ROOT / config)),
             *(f"train.output_dir={folder}", f"train.seed={seed}", "train.amp.enabled=True"),
             *(f"dataloader.train.dataset.names={data}", f"dataloader.test.dataset.names={test}"),
         ]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..engine.lazy_main import is_lazy
 from ..engine.yaml_main import load_config
-from ..modeling import MaskXConvUpsampleHead, MaskXMixin
+from ..modeling import MaskXConvUpsampleHead, MaskXMixin, OpenVocabularyMaskXROIHeads
 from .baked_config import BakedModel, baked_cfg, baked_lazy, plain_roi_heads
 
 __all__ = ["Baked", "bake", "baked_state_dict", "load_exactly"]
@@ -241,6 +241,11 @@ def _maskx_roi_heads(model: nn.Module) -> Any:
         raise TypeError(
             f"the config's model has no weight transfer function to bake (its ROI heads are "
             f"{type(heads).__name__}); it can be used as it is."
+        )
+    if isinstance(heads, OpenVocabularyMaskXROIHeads):
+        raise TypeError(
+            "a model with an open vocabulary can't be baked: its classifier compares with vectors, "
+            "for which detectron2's box predictor has no place."
         )
     if type(heads.mask_head) is not MaskXConvUpsampleHead:
         raise TypeError(

@@ -8,7 +8,6 @@ script and can't be imported, out of the same parts.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 from typing import Any
@@ -156,14 +155,17 @@ def _train_on_cached_rois(cfg: DictConfig, trainer: SimpleTrainer) -> ShuffledRo
 
 def _what_rois_depend_on(cfg: DictConfig) -> str:
     """The settings that change which RoIs there are, or what the mask head sees of them."""
-    cfg = copy.deepcopy(cfg)  # whole, for what refers to other parts
-    for key in list(cfg.model.roi_heads):
+    parts = [
+        OmegaConf.to_container(p, resolve=True) for p in (cfg.model, cfg.dataloader.train.mapper)
+    ]
+    roi_heads = parts[0]["roi_heads"]
+    for key in list(roi_heads):
         if key in ("_target_", "mask_head", "class_embedding", "stop_grad") or (
             key.startswith("transfer_")
         ):
-            cfg.model.roi_heads.pop(key)
+            roi_heads.pop(key)
     return json.dumps(
-        [OmegaConf.to_container(p, resolve=True) for p in (cfg.model, cfg.dataloader.train.mapper)],
+        parts,
         default=lambda o: f"{o.__module__}.{o.__qualname__}" if callable(o) else str(o),
     )
 

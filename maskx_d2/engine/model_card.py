@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from ..modeling import MaskXMixin, WeightTransfer
+from ..modeling import MaskXMixin, OpenVocabularyMaskXROIHeads, WeightTransfer
 from ..splits import ClassSplit
 
 __all__ = ["CARD", "card_split", "differences", "model_card"]
@@ -31,7 +31,8 @@ def model_card(model: nn.Module, datasets: Iterable[str], config: str = "") -> d
         ``version`` of this package; ``thing_classes``, a list of names, and ``split``, a dict of
         ``name``, ``with_masks`` and ``boxes_only``, None where unknown; ``transfer``, None without
         a weight transfer function, else a dict of its ``input`` and ``layers``, the widths from
-        its input to its output; ``config``.
+        its input to its output; ``open_vocabulary``, whether the categories are vectors that
+        anyone may change; ``config``.
     """
     from .. import __version__
 
@@ -43,6 +44,7 @@ def model_card(model: nn.Module, datasets: Iterable[str], config: str = "") -> d
         "thing_classes": None if names is None else list(names),
         "split": None if split is None else _plain_split(split),
         "transfer": _transfer(getattr(model, "module", model)),
+        "open_vocabulary": _has_open_vocabulary(getattr(model, "module", model)),
         "config": config,
     }
 
@@ -57,7 +59,7 @@ def differences(card: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """
     found = []
     theirs, ours = card.get("thing_classes"), here.get("thing_classes")
-    if theirs and ours and theirs != ours:
+    if theirs and ours and theirs != ours and not here.get("open_vocabulary"):
         found.append(_different_names(theirs, ours))
     theirs, ours = card.get("transfer"), here.get("transfer")
     if theirs and ours and theirs["input"] != ours["input"]:
@@ -87,6 +89,10 @@ def _plain_split(split: ClassSplit) -> dict[str, Any]:
         "with_masks": sorted(split.with_masks),
         "boxes_only": sorted(split.boxes_only),
     }
+
+
+def _has_open_vocabulary(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "roi_heads", None), OpenVocabularyMaskXROIHeads)
 
 
 def _transfer(model: nn.Module) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ C4 += ("MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[16, 
 C4 += ("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "MODEL.RESNETS.DEPTH", 50, "MODEL.RPN.HEAD_NAME")
 C4 += ("StandardRPNHead", "MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 4)
 RANDOM = ("MODEL.MASKX.TRANSFER_INPUT", "random")
+OPEN = ("MODEL.ROI_HEADS.NAME", "OpenVocabularyMaskXROIHeads")
 MLP = ("MODEL.MASKX.MLP_BRANCH", True)
 LOW_RANK = (*MLP, "MODEL.MASKX.MLP_RANK", 3)
 HIDDEN = (*MLP, "MODEL.MASKX.MLP_HIDDEN_DIMS", [5])
@@ -295,3 +296,9 @@ def test_the_model_itself_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"config\.yaml' is the model that is to be baked"):
         bake(str(own), weights, folder)
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml"]
+
+
+def test_an_open_vocabulary_is_refused(tmp_path):
+    config, weights, _ = trained(tmp_path, *RANDOM, *OPEN)
+    with pytest.raises(TypeError, match="open vocabulary can't be baked"):
+        bake(str(config), str(weights), tmp_path / "baked")

@@ -110,5 +110,8 @@ def test_what_is_unknown_is_not_compared():
     empty = {"thing_classes": None, "split": None, "transfer": None}
     full = {"thing_classes": NAMES, "transfer": {"input": "cls", "layers": [3, 4]}}
     assert differences(empty, full) == differences(full, empty) == differences({}, full) == []
+    assert not differences(
+        {"thing_classes": ["a"]}, {"thing_classes": ["b"], "open_vocabulary": True}
+    )
     [found] = differences({"thing_classes": list("abcdefghi")}, {"thing_classes": ["a"]})
     assert "9 categories, 1 here): 'b', 'c', 'd', 'e', 'f' and 3 more only in the" in found

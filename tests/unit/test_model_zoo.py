@@ -128,7 +128,7 @@ def test_every_lazy_config_builds(name):
     cfg = model_zoo.get_config(name)
     embedding = cfg.model.roi_heads.get("class_embedding")
     if embedding is not None:  # of data that may not be here
-        cfg.model.roi_heads.class_embedding = torch.zeros(cfg.model.roi_heads.num_classes, 5)
+        cfg.model.roi_heads.class_embedding = torch.ones(cfg.model.roi_heads.num_classes, 5)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
     instantiate(cfg.optimizer)

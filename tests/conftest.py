@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from maskx_d2 import model_zoo
@@ -27,6 +29,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_log_handler_left() -> Iterator[None]:
+    """Trainings make detectron2 log to the stdout of their test, which is closed when it ends."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "maskx_d2")]
+    before = [(log, list(log.handlers), log.propagate, log.level) for log in loggers]
+    yield
+    for log, handlers, propagate, level in before:
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
+    setup_logger.cache_clear()  # else it would not set them up again
 
 
 @pytest.fixture

@@ -123,7 +123,6 @@ def bake(
         plain_roi_heads(type(heads)),
         heads.num_classes,
         keep_selection,
-        # The first of two layers is as wide as the rank; full rank is one layer, and rank 0.
         None if mlp_branch is None else mlp_branch.options,
     )
     output = Path(output)

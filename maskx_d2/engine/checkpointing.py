@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from .model_card import CARD, differences, model_card
@@ -60,6 +61,11 @@ class MaskXCheckpointer(DetectionCheckpointer):
         card = rest.pop(CARD, None)
         self.card = card if isinstance(card, dict) else None
         if self.card is not None:
+            for name in self._datasets[:1]:
+                if name in DatasetCatalog.list() and not MetadataCatalog.get(name).get(
+                    "thing_classes"
+                ):
+                    DatasetCatalog.get(name)  # a COCO JSON names its categories when it is loaded
             for difference in differences(self.card, model_card(self.model, self._datasets)):
                 logger.warning(f"Checkpoint '{path}' is of another model: {difference}.")
         return rest

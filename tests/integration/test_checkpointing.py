@@ -91,9 +91,6 @@ def test_another_model_is_named(change, message, trained, caplog, tmp_path):
     cfg.merge_from_list(list(change.get("opts", ())))
     json_file, images = write_coco(tmp_path / "b", categories=change.get("names", NAMES))
     register_coco_instances("others", {}, str(json_file), str(images))
-    from detectron2.data import DatasetCatalog
-
-    DatasetCatalog.get("others")
     with caplog.at_level(logging.WARNING, logger="maskx_d2"):
         checkpointer = MaskXCheckpointer(build_model(cfg), datasets=["others"])
         checkpointer.load(str(folder / "model_final.pth"))

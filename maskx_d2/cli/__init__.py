@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ..data.presets import own_datasets_registered
 from . import (
     attach,
     bake,
@@ -38,5 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples.add_parser(commands)
     surgery.add_parser(commands)
     args = parser.parse_args(argv)
+    if not own_datasets_registered():
+        return 2
     status: int = args.run(args)
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +24,11 @@ from .datasets import SplitFunction, register_partial
 from .lvis import register_lvis_presets
 from .visual_genome import register_visual_genome
 
-__all__ = ["register_presets"]
+__all__ = ["own_datasets_registered", "register_presets"]
+
+logger = logging.getLogger(__name__)
+
+_UNREGISTERED: list[str] = []  # files of ``MASKX_DATASETS``
 
 _TRAINING, _EVALUATION = False, True  # evaluation keeps the masks of B
 _COCO_SPLITS = {
@@ -68,8 +73,21 @@ def register_presets() -> None:
 
 
 def _register_own() -> None:
+    """
+    An import must not fail over a file that the program may not need; the commands stop, see
+    :func:`own_datasets_registered`.
+    """
     for path in filter(None, os.getenv(ENVIRONMENT_VARIABLE, "").split(os.pathsep)):
-        register_datasets_of_file(os.path.expanduser(path))
+        try:
+            register_datasets_of_file(os.path.expanduser(path))
+        except (OSError, ValueError) as e:
+            _UNREGISTERED.append(path)
+            logger.error(str(e))  # to stderr, where logging is not set up yet
+
+
+def own_datasets_registered() -> bool:
+    """Whether all that ``MASKX_DATASETS`` names is registered; the log has said why not."""
+    return not _UNREGISTERED
 
 
 def _register_emoji(name: str, datasets: Path, count: int) -> None:

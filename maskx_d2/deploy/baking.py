@@ -22,6 +22,7 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from .._files import written_whole
 from ..engine.lazy_main import is_lazy
 from ..engine.yaml_main import load_config
 from ..modeling import MaskXConvUpsampleHead, MaskXMixin, OpenVocabularyMaskXROIHeads
@@ -137,8 +138,10 @@ def bake(
     new_cfg = to_baked(cfg, becomes, str(weights_file), str(output))
     difference, mask_side = _compare(model, state, new_cfg)
     output.mkdir(parents=True, exist_ok=True)
-    _write(weights_file, lambda path: torch.save({"model": state}, path))
-    _write(new_config, lambda path: _save_config(new_cfg, path))
+    with written_whole(weights_file) as path:
+        torch.save({"model": state}, path)
+    with written_whole(new_config) as path:
+        _save_config(new_cfg, path)
     channels = heads.mask_head.out_channels
     masks = 1 if keep_selection else heads.num_classes
     return Baked(
@@ -286,15 +289,8 @@ def _masks_on_noise(model: Any) -> Tensor:
     return masks
 
 
-def _write(path: Path, save: Any) -> None:
-    """Beside its name and renamed, so that the file is there completely or not at all."""
-    incomplete = path.with_name(f"{path.name}.incomplete")
-    save(str(incomplete))
-    os.replace(incomplete, path)
-
-
-def _save_config(cfg: CfgNode | DictConfig, path: str) -> None:
+def _save_config(cfg: CfgNode | DictConfig, path: Path) -> None:
     if isinstance(cfg, DictConfig):
-        LazyConfig.save(cfg, path)
+        LazyConfig.save(cfg, str(path))
     else:
-        Path(path).write_text(cfg.dump(), encoding="utf-8")
+        path.write_text(cfg.dump(), encoding="utf-8")

@@ -15,6 +15,7 @@ from detectron2.export import TracingAdapter
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from .._files import written_whole
 from ..engine.inference import load_model
 
 __all__ = ["FORMATS", "Exported", "export", "raw_instances", "traceable"]
@@ -100,21 +101,20 @@ def export(
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f"{path.name}.incomplete")
     writer = _write_torchscript if format == "torchscript" else _write_onnx
-    with _without_tracers_warnings():
-        run = writer(adapter, pixels, names, str(incomplete))
-    differences = {} if run is None else _differences(run, adapter, pixels, names)
-    wrong = {n: d for n, d in differences.items() if not d <= _TOLERANCES.get(n, 0.0)}
-    if wrong:
-        by = ", ".join(f"{name} by {difference:.2g}" for name, difference in wrong.items())
-        raise RuntimeError(
-            f"'{incomplete}' does not compute what the model does: its outputs for '{image}' "
-            f"differ, {by} (inf: other instances). It is left there to look at; a "
-            "detection at the very threshold may be found by one and not by the other, so try "
-            "another image first."
-        )
-    os.replace(incomplete, path)
+    with written_whole(path) as incomplete:
+        with _without_tracers_warnings():
+            run = writer(adapter, pixels, names, str(incomplete))
+        differences = {} if run is None else _differences(run, adapter, pixels, names)
+        wrong = {n: d for n, d in differences.items() if not d <= _TOLERANCES.get(n, 0.0)}
+        if wrong:
+            by = ", ".join(f"{name} by {difference:.2g}" for name, difference in wrong.items())
+            raise RuntimeError(
+                f"'{incomplete}' does not compute what the model does: its outputs for '{image}' "
+                f"differ, {by} (inf: other instances). It is left there to look at; a "
+                "detection at the very threshold may be found by one and not by the other, so try "
+                "another image first."
+            )
     return Exported(path, names, len(expected[0]), max(differences.values(), default=None))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.engine import default_argument_parser, launch
 
+from ..data.presets import own_datasets_registered
 from .lazy_main import is_lazy, lazy_main
 from .yaml_main import yaml_main
 
@@ -25,10 +26,13 @@ def run(argv: Sequence[str] | None = None) -> Any:
     Parse detectron2's own command line and launch :func:`main` on every GPU it asks for.
 
     Raises:
-        SystemExit: on a usage error, such as a config file that does not exist.
+        SystemExit: on a usage error, such as a config file that does not exist, or if a data set of
+            ``MASKX_DATASETS`` can't be registered.
     """
     parser = default_argument_parser()
     args = parser.parse_args(argv)
+    if not own_datasets_registered():
+        parser.exit(2)  # the log has said why
     if not args.config_file:
         parser.error("--config-file is required")
     if "://" not in args.config_file and not Path(args.config_file).is_file():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from .._files import written_whole
 from ..data.train_loader import derived_seed
 
 __all__ = ["AtomicWrites", "SeedEachIteration"]
@@ -56,9 +56,9 @@ class AtomicWrites:
     @contextmanager
     def open(self, path: str, mode: str = "r", **kwargs: Any) -> Iterator[Any]:
         """See :meth:`PathManager.open`."""
-        atomic = "w" in mode and "://" not in path
-        written = f"{path}.incomplete" if atomic else path
-        with self._path_manager.open(written, mode, **kwargs) as file:
+        is_local = "w" in mode and "://" not in path
+        with (
+            written_whole(path) if is_local else nullcontext(path) as written,
+            self._path_manager.open(str(written), mode, **kwargs) as file,
+        ):
             yield file
-        if atomic:
-            os.replace(written, path)

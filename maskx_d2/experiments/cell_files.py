@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._files import written_whole
 from .grid import Cell
 
 __all__ = [
@@ -126,10 +127,8 @@ def read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """There completely or not at all, whenever the process is killed."""
-    written = path.with_name(f"{path.name}.incomplete")
-    written.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(written, path)
+    with written_whole(path) as incomplete:
+        incomplete.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------- lock

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from .._files import written_whole
+
 __all__ = ["HEADER", "copy_with_changes", "read_header"]
 
 #: The key, the first of the file, under which it says how its pseudo-masks were made.
@@ -42,13 +44,12 @@ def copy_with_changes(
     Raises:
         ValueError: if the file is not such JSON, or has the key :data:`HEADER`.
     """
-    written = Path(f"{os.fspath(target)}.incomplete")
     with (
+        written_whole(target) as written,
         Path(source).open(encoding="utf-8", newline="") as file,
         written.open("w", encoding="utf-8", newline="") as out,
     ):
         _Copy(_Scanner(file, source), out, change).run(header)
-    os.replace(written, target)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._files import written_whole
 from ..convert import load_restricted
 from ..engine.model_card import CARD
 from ..modeling import load_class_embedding
@@ -105,5 +106,6 @@ def operate(
         # Its config and split are of the old categories.
         written[CARD] = checkpoint[CARD] | {"thing_classes": list(new), "split": None, "config": ""}
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(written, output)
+    with written_whole(output) as path:
+        torch.save(written, path)
     return surgery

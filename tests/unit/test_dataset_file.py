@@ -81,8 +81,12 @@ def test_every_command_knows_them(file, tmp_path, monkeypatch):
     assert "8 masks of set B of split 'pets' will be dropped in training" in done.stdout
     monkeypatch.setenv("MASKX_DATASETS", str(tmp_path / "none.yaml"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "none.yaml' of MASKX_DATASETS does not exist" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2
+    assert done.stderr == f"file '{tmp_path}/none.yaml' of MASKX_DATASETS does not exist.\n"
+    code = "from maskx_d2.engine import run; run(['--config-file', 'none.yaml'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"file '{tmp_path}/none.yaml' of MASKX_DATASETS does not exist.\n"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def main() -> None:
     names = thing_classes_of(TEST)
     vectors = torch.as_tensor(load_class_embedding(args.embedding_file, names))
     np.save(args.output / "vectors.npy", vectors.numpy())
-    (args.output / "vectors.json").write_text(json.dumps(names))  # rows by name, also for the 60
+    sidecar = {"categories": names}  # rows by name, also for the 60
+    (args.output / "vectors.json").write_text(json.dumps(sidecar), encoding="utf-8")
     rows: dict[str, list[list[float]]] = {}
     for seed in args.seeds:
         sixty = train(args, seed, "photographs60", 60, datasets)

@@ -1,0 +1,126 @@
+"""Which instances of a COCO file get masks, image by image."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..data.coco_json import is_box
+from ..data.coco_reader import read_images, read_section
+from ..data.partial_masks import has_mask
+from .progress import ProgressFile
+from .worker import Task
+
+__all__ = ["Plan"]
+
+_NOT_LISTED = -1  # the image of an annotation whose image is not in the file
+
+
+class Plan:
+    """
+    Which instances get pseudo-masks, in arrays: some tens of MB for COCO's file.
+
+    Attributes:
+        image_ids, file_names, sizes: of each image of the file; a size is (height, width).
+        positions: of the instances, in the file's annotations.
+    """
+
+    def __init__(
+        self,
+        json_file: str | os.PathLike[str],
+        boxes_only: dict[int, bool] | None,
+        progress: bool,
+    ) -> None:
+        self.image_ids: list[Any] = []
+        self.file_names: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.positions = array("q")
+        self._ids, self._images, self._boxes = array("q"), array("q"), array("d")
+        index = self._read_images(json_file, progress)
+        annotations = read_section(json_file, "annotations", progress=progress)
+        for position, annotation in enumerate(annotations):
+            where = (
+                f"{json_file}: annotation {annotation.get('id')} of image "
+                f"{annotation.get('image_id')}"
+            )
+            if "mask_source" in annotation:
+                raise ValueError(
+                    f"{where} has a 'mask_source', so the file has pseudo-masks already; start "
+                    "from the one with the real masks."
+                )
+            if not _needs_mask(annotation, boxes_only, where):
+                continue
+            if type(annotation.get("id")) is not int:
+                raise ValueError(f"{where} needs an integer 'id'.")
+            box: Any = annotation.get("bbox")
+            if not is_box(box):
+                raise ValueError(
+                    f"{where} needs a 'bbox' of four numbers [x, y, width, height], not {box}."
+                )
+            self.positions.append(position)
+            self._ids.append(annotation["id"])
+            self._images.append(index.get(annotation.get("image_id"), _NOT_LISTED))
+            self._boxes.extend(box)
+
+    def tasks(self, done: ProgressFile, image_root: str | os.PathLike[str]) -> Iterator[Task]:
+        """The images with instances, in the file's order, but for those that are done."""
+        images = np.array(self._images)
+        order = np.argsort(images, kind="stable")
+        order = order[np.searchsorted(images[order], 0) :]  # without those not listed
+        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+        for members in np.split(order, starts[1:]) if len(order) else ():
+            image = self._images[members[0]]
+            if image in done:
+                continue
+            boxes = [
+                (self.positions[i], self._ids[i], self._boxes[4 * i : 4 * i + 4].tolist())
+                for i in members.tolist()
+            ]
+            file_name = os.path.join(image_root, self.file_names[image])
+            height, width = self.sizes[image]
+            yield Task(image, file_name, height, width, boxes)
+
+    def changes(self, done: ProgressFile) -> Callable[[int, dict[str, Any]], dict[str, Any] | None]:
+        """What takes an annotation's place; for one that gets a mask it holds no real mask."""
+        targets = zip(self.positions, self._images)  # in the file's order, as the calls are
+        next_target = next(targets, None)
+
+        def change(position: int, annotation: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal next_target
+            if next_target is None or next_target[0] != position:
+                return None
+            image = next_target[1]
+            next_target = next(targets, None)
+            changed = {k: v for k, v in annotation.items() if k != "segmentation"}
+            mask = done.masks(image).get(position)
+            if mask is not None:
+                counts, fields = mask
+                changed["segmentation"] = {"size": list(self.sizes[image]), "counts": counts}
+                changed.update(fields)
+            return changed
+
+        return change
+
+    def _read_images(self, json_file: str | os.PathLike[str], progress: bool) -> dict[Any, int]:
+        index: dict[Any, int] = {}
+        for image in read_images(json_file, progress=progress):
+            index[image["id"]] = len(index)
+            self.image_ids.append(image["id"])
+            self.file_names.append(image["file_name"])
+            self.sizes.append((image["height"], image["width"]))
+        return index
+
+
+def _needs_mask(annotation: dict[str, Any], boxes_only: dict[int, bool] | None, where: str) -> bool:
+    if annotation.get("iscrowd"):
+        return False
+    if boxes_only is None:
+        return not has_mask(annotation)
+    category_id = annotation.get("category_id")
+    if category_id not in boxes_only:
+        raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
+    return boxes_only[category_id]

@@ -13,6 +13,7 @@ from . import (
     convert,
     experiments,
     export,
+    label,
     predict,
     pseudo_masks,
     samples,
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     convert.add_parser(commands)
     experiments.add_parser(commands)
     export.add_parser(commands)
+    label.add_parser(commands)
     predict.add_parser(commands)
     pseudo_masks.add_parser(commands)
     samples.add_parser(commands)

@@ -11,7 +11,7 @@ from typing import Any
 from ..pseudo_masks import Parameters, Report, generate_pseudo_masks
 from .sources import SPLITS, find_source
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "describe"]
 
 _SHOWN = 20  # images that can't be used
 
@@ -108,13 +108,21 @@ def _run(args: argparse.Namespace) -> int:
     except (ImportError, ValueError) as e:
         print(f"maskx pseudo-masks: {e}", file=sys.stderr)
         return 1
-    return _describe(args.output, report)
+    return describe(Path(args.output).name, report, "GrabCut")
 
 
-def _describe(output: str, report: Report) -> int:
-    """Print what was done; the exit status."""
+def describe(what: str, report: Report, source: str) -> int:
+    """
+    Print what a job did; the exit status.
+
+    Args:
+        what: was done, such as the name of the output.
+        report: of it.
+        source: of the masks that are no whole boxes.
+    """
+    made = sum(count for name, count in report.masks.items() if name != "box")
     print(
-        f"{Path(output).name}: {report.grabcut} GrabCut masks, {report.box} whole boxes where it "
+        f"{what}: {made} {source} masks, {report.masks.get('box', 0)} whole boxes where it "
         f"found nothing, {report.without_mask} instances still without a mask."
     )
     if not report.skipped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Callable
 
@@ -12,14 +13,15 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from omegaconf import OmegaConf
 from torch import nn
 
 from .checkpointing import MaskXCheckpointer
-from .lazy_main import dataset_names, is_lazy
+from .lazy_main import as_text, dataset_names, is_lazy
 from .model_card import card_split
 from .yaml_main import load_config
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "settings_hash"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,19 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
     if not metadata.get("thing_classes") and checkpointer.card is not None:
         metadata = _metadata_of(checkpointer.card)
     return LoadedModel(model.eval(), mapper, metadata)
+
+
+def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:
+    """A hash of what :func:`load_model`'s predictions depend on, but for the checkpoint."""
+    if is_lazy(config_file):
+        lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+        parts = (lazy.model, lazy.dataloader.test.mapper)
+        text = as_text([OmegaConf.to_container(part, resolve=True) for part in parts])
+    else:
+        cfg = load_config(config_file, list(opts))
+        cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
+        text = "\n".join(part.dump() for part in (cfg.MODEL, cfg.INPUT, cfg.TEST))
+    return sha256(text.encode()).hexdigest()
 
 
 def _metadata_of(card: dict[str, Any]) -> Metadata:

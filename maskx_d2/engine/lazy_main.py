@@ -164,8 +164,14 @@ def _what_rois_depend_on(cfg: DictConfig) -> str:
             key.startswith("transfer_")
         ):
             roi_heads.pop(key)
+    return as_text(parts)
+
+
+def as_text(container: Any) -> str:
+    """What a part of a LazyConfig says, the same in every process."""
     return json.dumps(
-        parts,
+        container,
+        sort_keys=True,
         default=lambda o: f"{o.__module__}.{o.__qualname__}" if callable(o) else str(o),
     )
 

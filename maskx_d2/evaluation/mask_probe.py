@@ -14,7 +14,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as mask_util
@@ -23,6 +23,7 @@ from torch import nn
 
 from ..data import class_split_of, has_mask
 from ..data.partial_masks import encode_mask
+from ..modeling import given_instances
 from ..postprocessing import RLEMasks, encode_changes, rle_inference
 from ..splits import ClassSplit
 from .mask_quality import MASK_QUALITY, mask_quality
@@ -30,9 +31,6 @@ from .mask_quality import MASK_QUALITY, mask_quality
 __all__ = ["MaskProbe"]
 
 logger = logging.getLogger(__name__)
-
-_SIZE = ("height", "width")
-_INDEX = "annotation_index"  # rides along, because postprocessing drops boxes
 
 
 class MaskProbe(DatasetEvaluator):
@@ -108,13 +106,14 @@ class MaskProbe(DatasetEvaluator):
 
     def _compare(self, record: dict[str, Any], predicted: Instances) -> None:
         size = predicted.image_size
-        indices = predicted.get(_INDEX).tolist()
+        with_masks = _with_masks(record)
+        indices = [with_masks[i] for i in predicted.given.tolist()]
         masks = predicted.pred_masks
         if not isinstance(masks, RLEMasks):
             masks = RLEMasks.from_bitmaps(masks)
         rles = dict(zip(indices, masks.rles))
         (nothing,) = encode_changes([np.zeros(0, dtype=np.int64)], size)
-        for i in _with_masks(record):
+        for i in with_masks:
             annotation = record["annotations"][i]
             truth = encode_mask(annotation["segmentation"], *size)
             box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
@@ -180,22 +179,7 @@ def _with_masks(record: dict[str, Any]) -> list[int]:
 
 def _instances(model_input: dict[str, Any], record: dict[str, Any]) -> Instances:
     """The ground truth of an image as if it were detected, in the size that the model sees."""
-    indices = _with_masks(record)
-    annotations = [record["annotations"][i] for i in indices]
-    boxes = Boxes(
-        torch.tensor(
-            [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations],
-            dtype=torch.float32,
-        )
-    )
-    height, width = model_input["image"].shape[-2:]
-    # As detectron2's postprocessing takes the size of the image itself.
-    own_height, own_width = (model_input.get(k, s) for k, s in zip(_SIZE, (height, width)))
-    boxes.scale(width / own_width, height / own_height)
-    return Instances(
-        (height, width),
-        pred_boxes=boxes,
-        pred_classes=torch.tensor([a["category_id"] for a in annotations]),
-        scores=torch.ones(len(indices)),
-        **{_INDEX: torch.tensor(indices)},
-    )
+    annotations = [record["annotations"][i] for i in _with_masks(record)]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    classes = torch.tensor([a["category_id"] for a in annotations])
+    return given_instances(model_input, torch.tensor(boxes), classes)

@@ -4,6 +4,7 @@ from .class_embedding import DETECTION_WEIGHT_SOURCES, detection_weights
 from .embedding_box_predictor import EmbeddingClassifier, EmbeddingFastRCNNOutputLayers
 from .embedding_files import load_class_embedding, random_class_embedding
 from .freeze import freeze_all_but, freeze_detector
+from .given_boxes import given_instances
 from .mask_head import MaskXConvUpsampleHead, MLPConvUpsampleHead
 from .mlp_branch import MLPBranch
 from .open_vocabulary import OpenVocabularyMaskXROIHeads, set_vocabulary
@@ -44,6 +45,7 @@ __all__ = [
     "detection_weights",
     "freeze_all_but",
     "freeze_detector",
+    "given_instances",
     "load_class_embedding",
     "random_class_embedding",
     "select_supervised",

@@ -14,7 +14,7 @@ from torch import nn
 from .paste import paste_masks_as_rles
 from .rle_masks import RLEMasks
 
-__all__ = ["rle_inference", "rle_masks"]
+__all__ = ["postprocess_to_rles", "rle_inference", "rle_masks"]
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def rle_inference(
         batched_inputs, detected_instances: see :meth:`GeneralizedRCNN.inference`.
     """
     raw = GeneralizedRCNN.inference(model, batched_inputs, detected_instances, False)
-    return _postprocess(raw, batched_inputs)
+    return postprocess_to_rles(raw, batched_inputs)
 
 
 class _Pasted(NamedTuple):
@@ -109,9 +109,17 @@ def _rle_average_of(model: GeneralizedRCNNWithTTA) -> Callable[..., Any]:
     return _reduce_pred_masks
 
 
-def _postprocess(
+def postprocess_to_rles(
     raw: Sequence[Instances], batched_inputs: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
+    """
+    Detectron2's postprocessing, with :class:`RLEMasks` for ``pred_masks``.
+
+    Args:
+        raw: for each image what :meth:`GeneralizedRCNN.inference` returns with
+            ``do_postprocess=False``. It is changed in place.
+        batched_inputs: see :meth:`GeneralizedRCNN.inference`.
+    """
     for instances in raw:
         if instances.has("pred_masks"):
             masks = instances.pred_masks

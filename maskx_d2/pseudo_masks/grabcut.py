@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["box_pixels", "grabcut_mask", "require_opencv"]
+from .boxes import box_pixels
+
+__all__ = ["grabcut_mask", "require_opencv"]
 
 _MODEL_SIZE = (1, 65)  # of OpenCV's colour models: 5 Gaussians of 13 numbers
 
@@ -33,28 +35,6 @@ def require_opencv() -> Any:
             "python -m pip install opencv-python-headless"
         ) from None
     return cv2
-
-
-def box_pixels(box: Sequence[float], height: int, width: int) -> tuple[int, int, int, int] | None:
-    """
-    The pixels of a box, at least one each way: those whose centre it holds.
-
-    Args:
-        box: ``[x, y, width, height]`` in pixels, as COCO has it.
-        height, width: of the image.
-
-    Returns:
-        (x0, y0, x1, y1), x1 and y1 excluded, within the image; None if the box has no area or
-        lies outside the image.
-    """
-    x, y, w, h = box
-    if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
-        return None
-    x0 = min(max(math.floor(x + 0.5), 0), width - 1)
-    y0 = min(max(math.floor(y + 0.5), 0), height - 1)
-    x1 = min(max(math.floor(x + w + 0.5), x0 + 1), width)
-    y1 = min(max(math.floor(y + h + 0.5), y0 + 1), height)
-    return x0, y0, x1, y1
 
 
 def grabcut_mask(

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as mask_util
 
 from ..data.coco_json import is_box
 from ..data.coco_reader import read_images, read_section
 from ..data.partial_masks import has_mask
-from .progress import ProgressFile
-from .worker import Task
+from .progress import Progress, ProgressFile
+from .task import Box, Task
 
 __all__ = ["Plan"]
 
@@ -40,6 +41,7 @@ class Plan:
         self.sizes: list[tuple[int, int]] = []
         self.positions = array("q")
         self._ids, self._images, self._boxes = array("q"), array("q"), array("d")
+        self._categories = array("q")
         index = self._read_images(json_file, progress)
         annotations = read_section(json_file, "annotations", progress=progress)
         for position, annotation in enumerate(annotations):
@@ -61,10 +63,22 @@ class Plan:
                 raise ValueError(
                     f"{where} needs a 'bbox' of four numbers [x, y, width, height], not {box}."
                 )
+            if type(annotation.get("category_id")) is not int:
+                raise ValueError(f"{where} needs an integer 'category_id'.")
             self.positions.append(position)
+            self._categories.append(annotation["category_id"])
             self._ids.append(annotation["id"])
             self._images.append(index.get(annotation.get("image_id"), _NOT_LISTED))
             self._boxes.extend(box)
+
+    @property
+    def category_ids(self) -> set[int]:
+        """Of the instances."""
+        return set(self._categories)
+
+    def count(self, counts: Callable[[int], bool]) -> int:
+        """How many instances are of images, by their position, that count."""
+        return sum(image != _NOT_LISTED and counts(image) for image in self._images)
 
     def tasks(self, done: ProgressFile, image_root: str | os.PathLike[str]) -> Iterator[Task]:
         """The images with instances, in the file's order, but for those that are done."""
@@ -76,15 +90,16 @@ class Plan:
             image = self._images[members[0]]
             if image in done:
                 continue
-            boxes = [
-                (self.positions[i], self._ids[i], self._boxes[4 * i : 4 * i + 4].tolist())
-                for i in members.tolist()
-            ]
+            boxes = [self._box(i) for i in members.tolist()]
             file_name = os.path.join(image_root, self.file_names[image])
             height, width = self.sizes[image]
             yield Task(image, file_name, height, width, boxes)
 
-    def changes(self, done: ProgressFile) -> Callable[[int, dict[str, Any]], dict[str, Any] | None]:
+    def _box(self, i: int) -> Box:
+        xywh = self._boxes[4 * i : 4 * i + 4].tolist()
+        return Box(self.positions[i], self._ids[i], self._categories[i], xywh)
+
+    def changes(self, done: Progress) -> Callable[[int, dict[str, Any]], dict[str, Any] | None]:
         """What takes an annotation's place; for one that gets a mask it holds no real mask."""
         targets = zip(self.positions, self._images)  # in the file's order, as the calls are
         next_target = next(targets, None)
@@ -98,9 +113,11 @@ class Plan:
             changed = {k: v for k, v in annotation.items() if k != "segmentation"}
             mask = done.masks(image).get(position)
             if mask is not None:
-                counts, fields = mask
-                changed["segmentation"] = {"size": list(self.sizes[image]), "counts": counts}
-                changed.update(fields)
+                size = list(self.sizes[image])
+                changed["segmentation"] = {"size": size, "counts": mask.counts}
+                changed |= mask.fields
+                if "area" not in changed:  # which evaluation needs
+                    changed["area"] = float(mask_util.area(changed["segmentation"]))
             return changed
 
         return change

@@ -6,13 +6,30 @@ import fcntl
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["ProgressFile"]
+from .task import Mask
+
+__all__ = ["Progress", "ProgressFile", "Shards", "parameters_of"]
 
 _CACHED_IMAGES = 4096  # COCO's annotations are not in the order of the images
+
+
+class Progress(Protocol):
+    """
+    Masks that a job has made.
+
+    Attributes:
+        counts: how many there are of each source.
+    """
+
+    counts: Counter[str]
+
+    def masks(self, image: int) -> dict[int, Mask]:
+        """By the annotation's position; empty if the image is not finished."""
 
 
 class ProgressFile:
@@ -22,6 +39,8 @@ class ProgressFile:
     Attributes:
         path: of the file.
         counts: how many masks there are of each source.
+        skipped: (position of the image, a sentence) of those that can't be used, once all others
+            are finished; None before.
     """
 
     def __init__(self, path: str | os.PathLike[str], parameters: dict[str, Any]) -> None:
@@ -37,6 +56,7 @@ class ProgressFile:
         """
         self.path = Path(path)
         self.counts: Counter[str] = Counter()
+        self.skipped: list[tuple[int, str]] | None = None
         self._offsets: dict[int, int] = {}  # image → where its line starts
         self._file = self.path.open("a+b")
         try:
@@ -59,26 +79,33 @@ class ProgressFile:
     def __len__(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, image: int, masks: list[tuple[int, str, str]]) -> None:
+    def add(self, image: int, masks: list[Mask]) -> None:
         """
         Note a finished image.
 
         Args:
             image: its position in the JSON file.
-            masks: (the annotation's position in the JSON file, the mask's source, RLE counts).
+            masks: of its boxes.
         """
-        offset = self._file.seek(0, os.SEEK_END)
-        entry = {"image": image, "masks": masks}
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
-        self._index(entry, offset)
+        self._append({"image": image, "masks": masks})
 
-    def masks(self, image: int) -> dict[int, tuple[str, str]]:
-        """(Source, RLE counts) by the annotation's position; empty if it is not finished."""
+    def finish(self, skipped: list[tuple[int, str]]) -> None:
+        """
+        Note that no image is left.
+
+        Args:
+            skipped: (position of the image, a sentence) of those that can't be used.
+        """
+        self._append({"skipped": skipped})
+
+    def masks(self, image: int) -> dict[int, Mask]:
+        """By the annotation's position; empty if the image is not finished."""
         return self._read(image) if image in self._offsets else {}
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> ProgressFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _load(self, parameters: dict[str, Any]) -> None:
@@ -113,11 +140,60 @@ class ProgressFile:
                     "start again."
                 )
 
-    def _index(self, entry: dict[str, Any], offset: int) -> None:
-        self._offsets[entry["image"]] = offset
-        self.counts.update(source for _, source, _ in entry["masks"])
+    def _append(self, entry: dict[str, Any]) -> None:
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+        self._index(entry, offset)
 
-    def _read_line(self, image: int) -> dict[int, tuple[str, str]]:
+    def _index(self, entry: dict[str, Any], offset: int) -> None:
+        if "skipped" in entry:
+            self.skipped = [(image, why) for image, why in entry["skipped"]]
+            return
+        self.skipped = None
+        self._offsets[entry["image"]] = offset
+        self.counts.update(fields["mask_source"] for _, _, fields in entry["masks"])
+
+    def _read_line(self, image: int) -> dict[int, Mask]:
         self._file.seek(self._offsets[image])
         entry = json.loads(self._file.readline())
-        return {position: (source, counts) for position, source, counts in entry["masks"]}
+        return {position: Mask(position, *said) for position, *said in entry["masks"]}
+
+
+def parameters_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """
+    The parameters of the job whose progress file this is.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no progress file.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            parameters = json.loads(file.readline())["parameters"]
+        except (ValueError, KeyError, TypeError):
+            parameters = None
+    if not isinstance(parameters, dict):
+        raise ValueError(f"{path} is not a progress file: its first line has no parameters.")
+    return parameters
+
+
+class Shards:
+    """
+    The masks of a job that was done in n parts: image i by part i mod n.
+
+    Attributes:
+        counts: how many masks there are of each source.
+    """
+
+    def __init__(self, parts: Sequence[ProgressFile]) -> None:
+        """
+        Args:
+            parts: in order, all n.
+        """
+        self._parts = parts
+        self.counts = sum((part.counts for part in parts), Counter())
+
+    def masks(self, image: int) -> dict[int, Mask]:
+        """By the annotation's position; empty if the image is not finished."""
+        return self._parts[image % len(self._parts)].masks(image)

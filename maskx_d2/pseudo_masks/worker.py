@@ -12,12 +12,14 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import check_image_size, read_image
 from pycocotools import mask as mask_util
 
-from .grabcut import box_pixels, grabcut_mask, require_opencv
+from .boxes import whole_box
+from .grabcut import grabcut_mask, require_opencv
+from .task import Box, Mask, Result, Task, why_unusable
 
-__all__ = ["Parameters", "Result", "Task", "run_tasks"]
+__all__ = ["Parameters", "run_tasks"]
 
 _WAITING = 4  # tasks handed out for each worker: none is idle, and few are in memory
 _SEEDS = 2**31
@@ -46,42 +48,6 @@ class Parameters:
         ):
             if not fits:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be {range_}.")
-
-
-@dataclass(frozen=True)
-class Task:
-    """
-    An image and those of its boxes that need a mask.
-
-    Attributes:
-        image: the image's position in the JSON file.
-        file_name: path of the image.
-        height, width: what the JSON file says of it, in pixels.
-        boxes: (the annotation's position in the JSON file, its id, ``[x, y, width, height]``).
-    """
-
-    image: int
-    file_name: str
-    height: int
-    width: int
-    boxes: list[tuple[int, int, list[float]]]
-
-
-@dataclass(frozen=True)
-class Result:
-    """
-    What became of a task.
-
-    Attributes:
-        task: the task.
-        masks: (the annotation's position, ``"grabcut"`` or ``"box"``, RLE counts); boxes without
-            a pixel in the image have none.
-        error: why the image can't be used, one sentence; None if it can.
-    """
-
-    task: Task
-    masks: list[tuple[int, str, str]]
-    error: str | None = None
 
 
 def run_tasks(tasks: Iterable[Task], parameters: Parameters, workers: int) -> Iterator[Result]:
@@ -132,40 +98,22 @@ def run_task(task: Task, parameters: Parameters) -> Result:
     """The masks of one image."""
     try:
         image = read_image(task.file_name, format="BGR")
-    except FileNotFoundError:
-        return Result(task, [], f"there is no file '{task.file_name}'.")
+        check_image_size({"height": task.height, "width": task.width}, image)
     except Exception as e:  # image decoders raise what they like
-        reason = str(e).strip().rstrip(".")
-        return Result(task, [], f"'{task.file_name}' can't be read ({reason}).")
-    size = image.shape[:2]
-    if size != (task.height, task.width):
-        return Result(
-            task,
-            [],
-            f"'{task.file_name}' has {size[1]} × {size[0]} pixels, but the JSON file says "
-            f"{task.width} × {task.height}.",
-        )
-    masks = (_mask(np.ascontiguousarray(image), *box, parameters) for box in task.boxes)
+        return Result(task, [], why_unusable(task, e))
+    masks = (_mask(np.ascontiguousarray(image), box, parameters) for box in task.boxes)
     return Result(task, [mask for mask in masks if mask is not None])
 
 
-def _mask(
-    image: np.ndarray[Any, Any],
-    position: int,
-    annotation_id: int,
-    box: list[float],
-    parameters: Parameters,
-) -> tuple[int, str, str] | None:
+def _mask(image: np.ndarray[Any, Any], box: Box, parameters: Parameters) -> Mask | None:
     # Seeded by the annotation, so that no other one matters, nor who does it.
-    mask = grabcut_mask(image, box, **asdict(parameters), seed=annotation_id % _SEEDS)
+    seed = box.annotation_id % _SEEDS
+    mask = grabcut_mask(image, box.xywh, **asdict(parameters), seed=seed)
     source = "grabcut"
     if mask is None:
-        pixels = box_pixels(box, *image.shape[:2])
-        if pixels is None:
+        mask = whole_box(box.xywh, *image.shape[:2])
+        if mask is None:
             return None
         source = "box"
-        mask = np.zeros(image.shape[:2], dtype=bool)
-        x0, y0, x1, y1 = pixels
-        mask[y0:y1, x0:x1] = True
     rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return position, source, rle["counts"].decode("ascii")
+    return Mask(box.position, rle["counts"].decode("ascii"), {"mask_source": source})

@@ -113,13 +113,13 @@ def change(json_file, do):
 
 def test_b_gets_masks_and_all_else_stays(disks, tmp_path):
     report = run(*disks, tmp_path / "pseudo.json")
-    assert (report.grabcut, report.box, report.without_mask, report.skipped) == (5, 5, 0, [])
+    assert (report.masks, report.without_mask, report.skipped) == ({"box": 5, "grabcut": 5}, 0, [])
     before = json.loads(disks[0].read_text())
     after = json.loads((tmp_path / "pseudo.json").read_text())
     header = after.pop("pseudo_masks")
     assert header["parameters"]["method"] == "grabcut" and header["parameters"]["iterations"] == 5
     assert header["parameters"]["split"] == {"name": "pets", "boxes_only": ["dog"]}
-    assert header["instances"] == {"grabcut": 5, "box": 5, "without_mask": 0}
+    assert header["instances"] == {"masks": {"box": 5, "grabcut": 5}, "without_mask": 0}
     assert list(after) == list(before)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     for old, new in zip(before.pop("annotations"), after.pop("annotations"), strict=True):
@@ -128,6 +128,7 @@ def test_b_gets_masks_and_all_else_stays(disks, tmp_path):
             continue
         source, segmentation = new.pop("mask_source"), new.pop("segmentation")
         old.pop("segmentation")
+        assert new.pop("area") == mask_util.area(segmentation)  # the file had none
         assert new == old
         assert segmentation["size"] == list(SIZE) and isinstance(segmentation["counts"], str)
         mask = mask_util.decode(segmentation).astype(bool)
@@ -167,7 +168,7 @@ def test_real_masks_of_b_are_not_used(disks, tmp_path):
 
 def test_without_a_split_only_missing_masks_are_made(disks, tmp_path):
     report = run(*disks, tmp_path / "pseudo.json", split=None)
-    assert report.grabcut + report.box == 5
+    assert sum(report.masks.values()) == 5
     before, after = by_id(disks[0]), by_id(tmp_path / "pseudo.json")
     for i, old in before.items():
         if has_mask(old):

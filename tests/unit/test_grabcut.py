@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskx_d2.pseudo_masks.grabcut import box_pixels, grabcut_mask
+from maskx_d2.pseudo_masks.boxes import box_pixels
+from maskx_d2.pseudo_masks.grabcut import grabcut_mask
 
 
 def disk(height=90, width=120, center=(45, 60), radius=20, seed=0):

@@ -1,0 +1,232 @@
+"""
+A trained model's masks for a COCO file's boxes that have none, in one process or in many.
+
+Real masks are neither read nor changed, boxes and categories are used as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import build_detection_test_loader
+from detectron2.utils.file_io import PathManager
+from tqdm import tqdm
+
+from ..data.coco_reader import read_categories
+from ..engine.inference import load_model, settings_hash
+from .job import (
+    Report,
+    Split,
+    boxes_only_of,
+    check_paths,
+    finished_before,
+    sha256_of,
+    write_output,
+)
+from .model_masks import ModelMasks, categories_of_model, is_class_agnostic
+from .plan import Plan
+from .progress import ProgressFile, Shards, parameters_of
+
+__all__ = ["Shard", "label_boxes", "merge_shards"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """
+    A part of a job: of ``count`` parts, the ``index``-th, counted from 1.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ValueError(f"there is no part {self.index} of {self.count}.")
+
+    def has(self, image: int) -> bool:
+        """Whether an image, by its position in the file, is of this part."""
+        return image % self.count == self.index - 1
+
+    def progress_file(self, output: str | os.PathLike[str]) -> Path:
+        """Where the part notes what it has finished."""
+        part = "progress" if self.count == 1 else f"{self.index}-of-{self.count}"
+        return Path(f"{os.fspath(output)}.{part}.jsonl")
+
+
+def label_boxes(
+    config_file: str,
+    weights: str,
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    renamed: Mapping[str, str] | None = None,
+    skip_unknown: bool = False,
+    shard: Shard | None = None,
+    workers: int = 1,
+    opts: Sequence[str] = (),
+    progress: bool = True,
+) -> Report:
+    """
+    Write a copy of a COCO instances file in which a model has made the missing masks.
+
+    They are compressed RLE. Their annotations say of them: ``mask_source``, ``"model"``, or
+    ``"box"`` where the model found nothing and the whole box is the mask; ``mask_model``, the
+    first 12 digits of the checkpoint's SHA-256; ``mask_score``, the mean probability of the
+    mask's pixels, in [0.5, 1], and 0 for a whole box. ``area``, if there was none, is the mask's.
+    All else is copied. How they were made stands in the file under ``"pseudo_masks"``.
+
+    Finished images are noted beside the output: a call that was killed goes on from there when it
+    is repeated. The file stays while images are skipped, so that a repeated call does only those.
+    The result depends neither on kills nor on shards nor on ``workers``.
+
+    Args:
+        config_file, weights, opts: see :func:`load_model`.
+        json_file: path of the file. Its annotations are never held in memory.
+        image_root: the folder of its images.
+        output: path of the copy.
+        split: all instances of its set B get a mask of the model, whatever the file has of them.
+            None: those instances get one that have no usable mask. Never a crowd.
+        renamed, skip_unknown: see :func:`categories_of_model`.
+        shard: do only this part of the images; the output is written by :func:`merge_shards`.
+        workers: processes that read images; 0: this one.
+        progress: whether to show progress bars.
+
+    Returns:
+        What was done; of a shard, its part of it.
+
+    Raises:
+        FileNotFoundError: if a file or folder does not exist.
+        TypeError: if the model has no masks or can't be given boxes.
+        ValueError: if the file can't be used, has categories that the model does not know, or
+            ``output`` is a file that is not of such a call: it may hold real masks.
+    """
+    shard = shard or Shard()
+    check_paths(json_file, image_root, output)
+    loaded = load_model(config_file, weights, opts)
+    boxes_only, description = boxes_only_of(json_file, split, progress)
+    model_hash = sha256_of(PathManager.get_local_path(weights))
+    described = {
+        "method": "model",
+        "model_sha256": model_hash,
+        "settings_sha256": settings_hash(config_file, opts),
+        "renamed": dict(sorted((renamed or {}).items())),
+        "skip_unknown": skip_unknown,
+        "split": description,
+        "source_sha256": sha256_of(json_file),
+    }
+    before = finished_before(output, described)
+    progress_path = shard.progress_file(output)
+    if before is not None and not progress_path.exists():
+        return before
+    plan = Plan(json_file, boxes_only, progress)
+    names = read_categories(json_file, progress=progress)
+    classes = categories_of_model(
+        {i: names[i] for i in sorted(plan.category_ids) if i in names},
+        loaded.metadata.get("thing_classes") or [],
+        renamed=renamed,
+        skip_unknown=skip_unknown,
+        class_agnostic=is_class_agnostic(loaded.model),
+    )
+    labeller = ModelMasks(loaded, classes, {"mask_model": model_hash[:12]})
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with ProgressFile(progress_path, described) as done:
+        skipped = _compute(plan, done, labeller, image_root, shard, workers, progress)
+        if shard.count > 1:
+            done.finish(skipped)
+            without_mask = plan.count(shard.has) - sum(done.counts.values())
+            errors = [(plan.file_names[i], error) for i, error in skipped]
+            return Report(dict(done.counts), without_mask, errors)
+        report = write_output(json_file, output, described, plan, done, skipped)
+        if not skipped:
+            progress_path.unlink()
+    return report
+
+
+def merge_shards(
+    json_file: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    count: int,
+    *,
+    progress: bool = True,
+) -> Report:
+    """
+    Write the output of a job whose parts are all done.
+
+    The parts' files are removed when it is written, unless images were skipped.
+
+    Args:
+        json_file, output: of the job, as the parts had them.
+        count: of the parts.
+        progress: whether to show progress bars.
+
+    Raises:
+        FileNotFoundError: if a part has not begun.
+        ValueError: if a part is not done, or is of another job or file.
+    """
+    paths = [Shard(i, count).progress_file(output) for i in range(1, count + 1)]
+    if not Path(json_file).is_file():
+        raise FileNotFoundError(f"file '{json_file}' does not exist.")
+    for i, path in enumerate(paths, start=1):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"file '{path}' does not exist; run --shard {i}/{count} with the same --output."
+            )
+    described = parameters_of(paths[0])
+    if described.get("source_sha256") != sha256_of(json_file):
+        raise ValueError(f"{paths[0]} is not of '{json_file}', or that has changed since.")
+    finished_before(output, described)
+    with ExitStack() as stack:
+        parts = [stack.enter_context(ProgressFile(path, described)) for path in paths]
+        for i, part in enumerate(parts, start=1):
+            if part.skipped is None:
+                raise ValueError(f"part {i} of {count} is not done; repeat --shard {i}/{count}.")
+        split = described["split"]
+        boxes_only = split and {
+            i: name in split["boxes_only"]
+            for i, name in read_categories(json_file, progress=progress).items()
+        }
+        plan = Plan(json_file, boxes_only, progress)
+        skipped = sorted(image for part in parts for image in part.skipped or ())
+        report = write_output(json_file, output, described, plan, Shards(parts), skipped)
+        if not skipped:
+            for path in paths:
+                path.unlink()
+    return report
+
+
+def _compute(
+    plan: Plan,
+    done: ProgressFile,
+    labeller: ModelMasks,
+    image_root: str | os.PathLike[str],
+    shard: Shard,
+    workers: int,
+    progress: bool,
+) -> list[tuple[int, str]]:
+    """Do what is not done; the images that can't be used, in the file's order, and why."""
+    tasks = [task for task in plan.tasks(done, image_root) if shard.has(task.image)]
+    skipped = []
+    total = plan.count(shard.has)
+    left = sum(len(task.boxes) for task in tasks)
+    loader: Any = build_detection_test_loader(tasks, mapper=labeller.read, num_workers=workers)
+    with tqdm(
+        total=total, initial=total - left, desc="label", unit="box", disable=not progress
+    ) as bar:
+        for ((task, model_input),) in loader if tasks else ():
+            result = labeller.make(task, model_input)
+            if result.error is None:
+                done.add(task.image, result.masks)
+            else:
+                skipped.append((task.image, result.error))
+            bar.update(len(task.boxes))
+    return skipped

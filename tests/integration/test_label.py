@@ -1,0 +1,284 @@
+"""``maskx label``: every box gets a mask, whoever makes it and however often they are stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_cfg, write_coco
+from detectron2.data.datasets import load_coco_json
+from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from pycocotools import mask as mask_util
+from pycocotools.coco import COCO
+
+from maskx_d2.cli import main
+from maskx_d2.engine import load_model
+from maskx_d2.pseudo_masks import label_boxes, model_masks
+
+pytestmark = pytest.mark.usefixtures("no_registration_left")
+
+AGNOSTIC = (
+    *("MODEL.ROI_HEADS.NAME", "SupervisedMasksROIHeads"),
+    *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+    *("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True),
+)
+
+# Does one image and is killed with half a line of its progress written.
+KILLED = """
+import os, signal, sys
+from maskx_d2.cli import main
+from maskx_d2.pseudo_masks.progress import ProgressFile
+
+def add(self, image, masks, add=ProgressFile.add):
+    if self._offsets:
+        self._file.write(b'{"image": 3, "ma')
+        self._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, image, masks)
+
+ProgressFile.add = add
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Four images; a cat of each has its mask, all else are boxes; one is a crowd."""
+    json_file, images = write_coco(tmp_path / "pets", num_images=4)
+    content = json.loads(json_file.read_text())
+    for annotation in content["annotations"]:
+        if annotation["category_id"] != 1:
+            del annotation["segmentation"]
+            del annotation["area"]
+    content["annotations"][-1] |= {"iscrowd": 1}
+    json_file.write_text(json.dumps(content))
+    return json_file, images
+
+
+def save_model(folder, *opts):
+    folder.mkdir(exist_ok=True)
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+        *("DATASETS.TRAIN", ("pets",), "DATASETS.TEST", ("pets",), *opts),
+    )
+    model = build_model(cfg)
+    with torch.no_grad():
+        # Masks that depend on the category, with edges.
+        for head in model.roi_heads.modules():
+            if isinstance(head, torch.nn.Linear):
+                head.weight.mul_(8)
+    card = {"thing_classes": ["cat", "dog", "cup", "car"]}
+    torch.save({"model": model.state_dict(), "maskx_d2": card}, folder / "model.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return ["--config-file", str(folder / "config.yaml"), "--weights", str(folder / "model.pth")]
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save_model(tmp_path / "model")
+
+
+@pytest.fixture
+def command(model, pets):
+    json_file, images = map(str, pets)
+    return ["label", *model, "--dataset-json", json_file, "--image-root", images, "--workers", "0"]
+
+
+def annotations_of(path):
+    return json.loads(path.read_text())["annotations"]
+
+
+def test_every_box_has_a_mask_and_real_ones_stay(command, pets, tmp_path, capsys):
+    output = tmp_path / "labelled.json"
+    assert main([*command, "--output", str(output)]) == 0
+    assert " 0 instances still without a mask" in capsys.readouterr().out
+    made = 0
+    for old, new in zip(annotations_of(pets[0]), annotations_of(output), strict=True):
+        if "segmentation" in old or old["iscrowd"]:
+            assert new == old
+            continue
+        made += 1
+        assert {k: new[k] for k in old} == old
+        assert new["mask_source"] in ("model", "box") and len(new["mask_model"]) == 12
+        assert new["mask_score"] == 0 if new["mask_source"] == "box" else new["mask_score"] >= 0.5
+        assert new["area"] == mask_util.area(new["segmentation"]) > 0
+    assert made > 4
+    coco = COCO(str(output))
+    assert all(coco.annToMask(a).any() for a in coco.anns.values() if "segmentation" in a)
+    records = load_coco_json(str(output), str(pets[1]), "labelled")
+    assert sum("mask_source" in a for r in records for a in r["annotations"]) == 0
+    assert sum("segmentation" in a for r in records for a in r["annotations"]) == made + 4
+
+
+def test_they_are_the_masks_of_detectron2s_own_inference(command, model, pets, tmp_path):
+    output = tmp_path / "labelled.json"
+    assert main([*command, "--output", str(output)]) == 0
+    loaded = load_model(model[1], model[3])
+    content = json.loads(output.read_text())
+    compared = 0
+    for image in content["images"]:
+        new = [
+            a
+            for a in content["annotations"]
+            if a["image_id"] == image["id"] and a.get("mask_source") == "model"
+        ]
+        if not new:
+            continue
+        x = loaded.mapper({**image, "file_name": str(pets[1] / image["file_name"])})
+        boxes = torch.tensor([a["bbox"] for a in new], dtype=torch.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        height, width = x["image"].shape[1:]
+        given = Boxes(boxes.float())
+        given.scale(width / image["width"], height / image["height"])
+        classes = torch.tensor([(a["category_id"] - 1) // 3 for a in new])
+        given = Instances((height, width), pred_boxes=given, pred_classes=classes)
+        given.scores = torch.ones(len(new))
+        with torch.no_grad():
+            expected = GeneralizedRCNN.inference(loaded.model, [x], [given])[0]["instances"]
+        for mask, annotation in zip(expected.pred_masks.numpy(), new, strict=True):
+            assert np.array_equal(mask, mask_util.decode(annotation["segmentation"]))
+            compared += 1
+    assert compared > 4
+
+
+def test_parts_and_chunks_give_the_same_file(command, pets, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    assert main([*command, "--output", str(whole)]) == 0
+    merge = ["label", "--merge", "3", "--dataset-json", str(pets[0]), "--output", str(parts)]
+    monkeypatch.setattr(model_masks, "_BOXES_AT_ONCE", 1)
+    for i in (3, 1, 2):
+        with pytest.raises(SystemExit):
+            main(merge)
+        assert main([*command, "--output", str(parts), "--shard", f"{i}/3"]) == 0
+        assert not parts.exists()
+    assert main(merge) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.glob("*.json*")) == ["parts.json", "whole.json"]
+    assert main([*command, "--output", str(whole)]) == 0  # finds it done
+
+
+@pytest.mark.parametrize("shard", [[], ["--shard", "1/2"]], ids=["whole", "part"])
+def test_a_killed_call_goes_on_to_the_same_result(shard, command, pets, tmp_path):
+    def finish(output):
+        assert main([*command, "--output", str(output), *shard]) == 0
+        if shard:
+            assert main([*command, "--output", str(output), "--shard", "2/2"]) == 0
+            merge = ["label", "--merge", "2", "--dataset-json", str(pets[0])]
+            assert main([*merge, "--output", str(output)]) == 0
+        return output.read_bytes()
+
+    output = tmp_path / "killed.json"
+    argv = [sys.executable, "-c", KILLED, *command, "--output", str(output), *shard]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(argv, capture_output=True, text=True, env=env)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not output.exists()
+    assert finish(output) == finish(tmp_path / "undisturbed.json")
+
+
+def test_a_part_that_is_not_done_or_of_another_model_is_not_merged(command, pets, tmp_path, capsys):
+    output = tmp_path / "parts.json"
+    merge = ["label", "--merge", "2", "--dataset-json", str(pets[0]), "--output", str(output)]
+    assert main([*command, "--output", str(output), "--shard", "1/2"]) == 0
+    other = save_model(tmp_path / "other", "INPUT.MIN_SIZE_TEST", 80)
+    argv = ["label", *other, *command[5:], "--output", str(output), "--shard", "2/2"]
+    assert main(argv) == 0
+    capsys.readouterr()
+    assert main(merge) == 1
+    assert "2-of-2.jsonl is of a job with" in capsys.readouterr().err
+    path = tmp_path / "parts.json.2-of-2.jsonl"
+    path.unlink()
+    assert main([*command, "--output", str(output), "--shard", "2/2"]) == 0
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    capsys.readouterr()
+    assert main(merge) == 1
+    assert "part 2 of 2 is not done; repeat --shard 2/2" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_bad_images_are_named_and_done_when_they_are_there(command, pets, tmp_path, capsys):
+    output = tmp_path / "labelled.json"
+    good = {i: (pets[1] / f"{i}.png").read_bytes() for i in (0, 2)}
+    (pets[1] / "0.png").unlink()
+    Image.new("RGB", (10, 20)).save(pets[1] / "2.png")
+    for _ in range(2):
+        assert main([*command, "--output", str(output)]) == 1
+        err = capsys.readouterr().err
+        assert "2 images can't be used" in err and f"no file '{pets[1] / '0.png'}'" in err
+        assert "2.png' has 10 × 20 pixels, but the JSON file says 64 × 48" in err
+    for i, content in good.items():
+        (pets[1] / f"{i}.png").write_bytes(content)
+    assert main([*command, "--output", str(output)]) == 0
+    again = tmp_path / "again.json"
+    assert main([*command, "--output", str(again)]) == 0
+    assert again.read_bytes() == output.read_bytes()
+
+
+def test_categories_that_the_model_does_not_know(command, pets, tmp_path, capsys):
+    content = json.loads(pets[0].read_text())
+    content["categories"][1]["name"] = "dogs"
+    content["categories"][3]["name"] = "lorry"
+    pets[0].write_text(json.dumps(content))
+    argv = [*command, "--output", str(tmp_path / "out.json")]
+    assert main(argv) == 1
+    err = capsys.readouterr().err
+    assert "does not know 2 of the 3 categories: dogs, lorry (--rename 'dogs=dog'?)" in err
+    assert main([*argv, "--rename", "dogs=dog", "--rename", "kiwi=cat"]) == 1
+    assert "no box without a mask is of category 'kiwi'" in capsys.readouterr().err
+    assert main([*argv, "--rename", "dogs=dog", "--skip-unknown"]) == 0
+    for annotation in annotations_of(tmp_path / "out.json"):
+        if not annotation["iscrowd"]:
+            assert ("segmentation" in annotation) == (annotation["category_id"] != 10)
+
+
+def test_any_category_will_do_where_masks_do_not_depend_on_it(command, pets, tmp_path):
+    agnostic = save_model(tmp_path / "agnostic", *AGNOSTIC)
+    content = json.loads(pets[0].read_text())
+    content["categories"][1]["name"] = "kiwi"
+    pets[0].write_text(json.dumps(content))
+    output = tmp_path / "out.json"
+    assert main(["label", *agnostic, *command[5:], "--output", str(output)]) == 0
+    assert all("segmentation" in a or a["iscrowd"] for a in annotations_of(output))
+
+
+def test_nothing_found_is_the_whole_box(pets, tmp_path):
+    agnostic = save_model(tmp_path / "agnostic", *AGNOSTIC)
+    checkpoint = torch.load(agnostic[3])
+    checkpoint["model"]["roi_heads.mask_head.predictor.bias"] -= 1000
+    torch.save(checkpoint, agnostic[3])
+    output = tmp_path / "out.json"
+    report = label_boxes(agnostic[1], agnostic[3], *pets, output, workers=0, progress=False)
+    assert report.masks == {"box": 11} and report.without_mask == 0
+    for annotation in annotations_of(output):
+        if annotation.get("mask_source"):
+            assert annotation["mask_score"] == 0
+            found = mask_util.toBbox(annotation["segmentation"]).tolist()
+            assert found == annotation["bbox"]
+
+
+def test_mistakes(command, pets, tmp_path, capsys):
+    output = str(tmp_path / "out.json")
+    for argv, said in (
+        ([*command, "--output", output, "--shard", "3/2"], "--shard takes I/N"),
+        ([*command, "--output", output, "--rename", "dog"], "--rename takes NAME=KNOWN"),
+        (["label", *command[3:], "--output", output], "--config-file is needed"),
+        (["label", "--merge", "0", *command[5:], "--output", output], "--merge must be at least 1"),
+        (["label", "--merge", "2", *command[5:7], "--output", output], "run --shard 1/2"),
+    ):
+        with pytest.raises(SystemExit) as e:
+            main(argv)
+        assert e.value.code == 2
+        assert said in capsys.readouterr().err
+    assert main([*command, "--output", str(pets[0])]) == 1
+    assert "never overwritten" in capsys.readouterr().err
+    boxes = save_model(
+        tmp_path / "boxes", "MODEL.MASK_ON", False, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"
+    )
+    assert main(["label", *boxes, *command[5:], "--output", output]) == 1
+    assert "predicts no masks; give it a mask branch" in capsys.readouterr().err

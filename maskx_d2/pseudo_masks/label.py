@@ -7,9 +7,10 @@ Real masks are neither read nor changed, boxes and categories are used as they a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,20 @@ from .job import (
     sha256_of,
     write_output,
 )
-from .model_masks import ModelMasks, categories_of_model, is_class_agnostic
+from .model_masks import (
+    Labeller,
+    ModelMasks,
+    categories_of_model,
+    check_takes_boxes,
+    is_class_agnostic,
+)
 from .plan import Plan
 from .progress import ProgressFile, Shards, parameters_of
+from .task import Result, Task
 
-__all__ = ["Shard", "label_boxes", "merge_shards"]
+__all__ = ["RunTasks", "Shard", "label_boxes", "merge_shards"]
+
+RunTasks = Callable[[Labeller, list[Task]], Iterator[Result]]
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ def label_boxes(
     shard: Shard | None = None,
     workers: int = 1,
     opts: Sequence[str] = (),
+    run_tasks: RunTasks | None = None,
     progress: bool = True,
 ) -> Report:
     """
@@ -99,6 +110,9 @@ def label_boxes(
         renamed, skip_unknown: see :func:`categories_of_model`.
         shard: do only this part of the images; the output is written by :func:`merge_shards`.
         workers: processes that read images; 0: this one.
+        run_tasks: makes the masks elsewhere, in any order: it is given what to load and the
+            images to do, and yields what :meth:`ModelMasks.make` returns for each.
+            ``tools/label_with_ray.py`` is one.
         progress: whether to show progress bars.
 
     Returns:
@@ -137,10 +151,15 @@ def label_boxes(
         skip_unknown=skip_unknown,
         class_agnostic=is_class_agnostic(loaded.model),
     )
-    labeller = ModelMasks(loaded, classes, {"mask_model": model_hash[:12]})
+    check_takes_boxes(loaded.model)
+    labeller = Labeller(config_file, weights, tuple(opts), classes, {"mask_model": model_hash[:12]})
+    if run_tasks is None:
+        masks = ModelMasks(loaded, labeller.classes, labeller.fields)
+        run_tasks = partial(_run_here, masks=masks, workers=workers)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with ProgressFile(progress_path, described) as done:
-        skipped = _compute(plan, done, labeller, image_root, shard, workers, progress)
+        run = partial(run_tasks, labeller)
+        skipped = _compute(plan, done, run, image_root, shard, progress)
         if shard.count > 1:
             done.finish(skipped)
             without_mask = plan.count(shard.has) - sum(done.counts.values())
@@ -207,10 +226,9 @@ def merge_shards(
 def _compute(
     plan: Plan,
     done: ProgressFile,
-    labeller: ModelMasks,
+    run: Callable[[list[Task]], Iterator[Result]],
     image_root: str | os.PathLike[str],
     shard: Shard,
-    workers: int,
     progress: bool,
 ) -> list[tuple[int, str]]:
     """Do what is not done; the images that can't be used, in the file's order, and why."""
@@ -218,15 +236,22 @@ def _compute(
     skipped = []
     total = plan.count(shard.has)
     left = sum(len(task.boxes) for task in tasks)
-    loader: Any = build_detection_test_loader(tasks, mapper=labeller.read, num_workers=workers)
     with tqdm(
         total=total, initial=total - left, desc="label", unit="box", disable=not progress
     ) as bar:
-        for ((task, model_input),) in loader if tasks else ():
-            result = labeller.make(task, model_input)
+        for result in run(tasks) if tasks else ():
             if result.error is None:
-                done.add(task.image, result.masks)
+                done.add(result.task.image, result.masks)
             else:
-                skipped.append((task.image, result.error))
-            bar.update(len(task.boxes))
-    return skipped
+                skipped.append((result.task.image, result.error))
+            bar.update(len(result.task.boxes))
+    return sorted(skipped)
+
+
+def _run_here(
+    _labeller: Labeller, tasks: list[Task], *, masks: ModelMasks, workers: int
+) -> Iterator[Result]:
+    """In this process; others read the images."""
+    loader: Any = build_detection_test_loader(tasks, mapper=masks.read, num_workers=workers)
+    for (read,) in loader:
+        yield masks.make(*read)

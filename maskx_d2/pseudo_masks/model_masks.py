@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,45 @@ from detectron2.structures import Instances
 from pycocotools import mask as mask_util
 from torch import Tensor, nn
 
-from ..engine.inference import LoadedModel
+from ..engine.inference import LoadedModel, load_model
 from ..modeling import MaskXMixin, given_instances
 from ..postprocessing import postprocess_to_rles
 from .boxes import box_pixels, whole_box
 from .task import Box, Mask, Result, Task, why_unusable
 
-__all__ = ["ModelMasks", "categories_of_model", "is_class_agnostic"]
+__all__ = [
+    "Labeller",
+    "ModelMasks",
+    "categories_of_model",
+    "check_takes_boxes",
+    "is_class_agnostic",
+]
 
 _BOXES_AT_ONCE = 500  # an aerial photograph may have thousands
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """
+    What it takes to make masks in any process.
+
+    Attributes:
+        config_file, weights, opts: see :func:`load_model`.
+        classes: category id of the JSON file → contiguous id of the model. Boxes of other
+            categories get no mask.
+        fields: what each mask's annotation says of it, beside its ``mask_source``.
+    """
+
+    config_file: str
+    weights: str
+    opts: tuple[str, ...]
+    classes: dict[int, int]
+    fields: dict[str, Any]
+
+    def load(self) -> ModelMasks:
+        """Build the model, on the GPU that this process sees or on the CPU."""
+        loaded = load_model(self.config_file, self.weights, self.opts)
+        return ModelMasks(loaded, self.classes, self.fields)
 
 
 class ModelMasks:
@@ -38,14 +69,12 @@ class ModelMasks:
         """
         Args:
             loaded: a Mask R-CNN, of this package or detectron2's own.
-            classes: category id of the JSON file → contiguous id of the model. Boxes of other
-                categories get no mask.
-            fields: what each mask's annotation says of it, beside its ``mask_source``.
+            classes, fields: see :class:`Labeller`.
 
         Raises:
             TypeError: if the model has no masks, or can't be given boxes.
         """
-        _check_takes_boxes(loaded.model)
+        check_takes_boxes(loaded.model)
         self._loaded, self._classes, self._fields = loaded, classes, fields
 
     def read(self, task: Task) -> tuple[Task, dict[str, Any] | str]:
@@ -161,7 +190,13 @@ def is_class_agnostic(model: nn.Module) -> bool:
     return getattr(predictor, "out_channels", None) == 1
 
 
-def _check_takes_boxes(model: nn.Module) -> None:
+def check_takes_boxes(model: nn.Module) -> None:
+    """
+    Whether a model can make masks for given boxes.
+
+    Raises:
+        TypeError: if it has no masks, or can't be given boxes.
+    """
     # PanopticFPN and others have an inference() of their own, to which boxes can't be given.
     if (
         not isinstance(model, GeneralizedRCNN)

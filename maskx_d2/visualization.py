@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from .data import has_mask
 
-__all__ = ["COLOR_A", "COLOR_B", "draw_annotations", "draw_instances"]
+__all__ = ["COLOR_A", "COLOR_B", "draw_annotations", "draw_instances", "readable_scale"]
 
 COLOR_A = (0.05, 0.70, 0.20)  # green and red as in the paper's figures, RGB in [0, 1]
 COLOR_B = (0.90, 0.10, 0.10)
 
 _Image = NDArray[np.uint8]
+
+_READABLE_SIDE = 640  # pixels; the Visualizer's font grows with the image
 
 
 def draw_instances(
@@ -27,7 +29,7 @@ def draw_instances(
     *,
     min_score: float = 0.5,
     labels: bool = True,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> _Image:
     """
     Draw predicted or ground-truth instances.
@@ -42,7 +44,8 @@ def draw_instances(
             a split everything is green.
         min_score: predictions below it are left out.
         labels: whether to write category names and scores.
-        scale: size of the picture relative to the image.
+        scale: size of the picture relative to the image; None: small images are enlarged until
+            labels can be read, see :func:`readable_scale`.
 
     Returns:
         (H·scale, W·scale, 3) uint8, RGB.
@@ -67,7 +70,7 @@ def draw_annotations(
     metadata: Metadata,
     *,
     labels: bool = True,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> _Image:
     """
     Draw the annotations of a dataset dict; an instance without a mask is drawn as its box.
@@ -93,6 +96,11 @@ def draw_annotations(
     )
 
 
+def readable_scale(image: _Image) -> float:
+    """How much larger a picture must be for detectron2's labels to be readable on it; 1 or more."""
+    return max(1.0, _READABLE_SIDE / max(image.shape[:2]))
+
+
 def _target_masks(instances: Instances) -> list[Any] | None:
     if not instances.has("gt_masks"):
         return None
@@ -111,8 +119,9 @@ def _draw(
     scores: list[float] | None,
     metadata: Metadata,
     labels: bool,
-    scale: float,
+    scale: float | None,
 ) -> _Image:
+    scale = readable_scale(image) if scale is None else scale
     split = metadata.get("class_split")
     thing_classes = metadata.get("thing_classes")
     names = [thing_classes[c] if thing_classes else f"category {c}" for c in classes]

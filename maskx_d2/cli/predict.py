@@ -1,30 +1,44 @@
-"""``maskx predict``: draw a trained model's predictions on images."""
+"""``maskx predict``: a trained model's predictions, as pictures and as a COCO file."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ..engine.inference import load_model
-from ..postprocessing import rle_masks
-from ..visualization import draw_annotations, draw_instances
+from ..engine import Predictor
+from ..engine.coco_predictions import CocoPredictions
+from ..panels import side_by_side
+from ..visualization import draw_annotations
+from .inputs import VIDEOS, Frame, expand, frames_of
+from .videos import VideoFile, rate_and_length
 
 __all__ = ["add_parser"]
+
+_SHOWN = 20  # files that can't be used
 
 _EXAMPLES = """\
 examples:
   maskx predict --config-file output/config.yaml --weights output/model_final.pth \\
-      --output pictures street.jpg kitchen.jpg
+      --output pictures street.jpg holiday/ 'photos/*.png' clip.mp4
   maskx predict --config-file output/config.yaml --weights output/model_final.pth \\
       --output pictures --dataset coco_2017_val_voc2nonvoc --limit 20
+  # beside another model, only two categories, and everything as a COCO file:
+  maskx predict --config-file output/config.yaml --weights output/model_final.pth \\
+      --compare baseline/config.yaml baseline/model_final.pth --categories zebra,giraffe \\
+      --output pictures --json predictions.json zoo/
+
+The exit status is 0 if all went well, 1 if images can't be read, 2 for a mistake in the command.
 """
 
 
@@ -32,57 +46,192 @@ def add_parser(commands: Any) -> None:
     """Add the sub-command to the ``maskx`` command."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "predict",
-        help="draw predictions on images",
+        help="draw predictions on images and videos, or write them as a COCO file",
         description="Draw a trained model's predictions: categories with masks (A) in green, with "
-        "boxes only (B) in red. With --dataset, ground truth stands on the right of each picture.",
+        "boxes only (B) in red. With --dataset, ground truth stands beside them.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="*", help="image files")
+    parser.add_argument(
+        "inputs", nargs="*", help="images, videos, folders of them, or patterns in quotes"
+    )
     parser.add_argument("--config-file", required=True, help="the model's config, .yaml or .py")
     parser.add_argument("--weights", required=True, help="the model's checkpoint, .pth or .pkl")
-    parser.add_argument("--output", required=True, help="folder for the pictures")
-    parser.add_argument("--dataset", help="a registered data set to draw, in place of image files")
-    parser.add_argument("--limit", type=int, help="only the first so many images of --dataset")
-    parser.add_argument("--confidence", type=float, default=0.5, help="lowest score drawn (0.5)")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the pictures (1.0)")
+    parser.add_argument("--output", help="folder for the pictures and videos")
+    parser.add_argument("--json", metavar="FILE", help="write all predictions as a COCO file")
+    parser.add_argument("--dataset", help="a registered data set, in place of files")
+    parser.add_argument("--limit", type=int, help="only the first so many images")
+    parser.add_argument("--confidence", type=float, default=0.5, help="lowest score kept (0.5)")
+    parser.add_argument(
+        "--categories", action="append", metavar="NAME,...", help="keep only these (all)"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("CONFIG", "WEIGHTS"),
+        help="another model, whose predictions are drawn beside these",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        help="size of the pictures; small images are enlarged until labels can be read",
+    )
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _run(args: argparse.Namespace) -> int:
-    if bool(args.images) == bool(args.dataset):
-        args.parser.error("give either image files or --dataset")
-    for path in (args.config_file, args.weights, *args.images):
-        if "://" not in path and not Path(path).is_file():
-            args.parser.error(f"file '{path}' does not exist")
-    records = list(_records(args))
-    loaded = load_model(args.config_file, args.weights)
-    metadata = MetadataCatalog.get(args.dataset) if args.dataset else loaded.metadata
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    for i, record in enumerate(tqdm(records, desc="predict", unit="image")):
-        image = read_image(record["file_name"], format="RGB")
-        with rle_masks(loaded.model):  # only those that are drawn become bitmaps
-            instances = loaded.predict(record)
-        picture = draw_instances(
-            image,
-            instances,
-            metadata,
-            min_score=args.confidence,
-            scale=args.scale,
-        )
-        if "annotations" in record:
-            truth = draw_annotations(image, record["annotations"], metadata, scale=args.scale)
-            picture = np.concatenate([picture, truth], axis=1)
-        # Images of different folders may share a name.
-        Image.fromarray(picture).save(output / f"{i:06d}_{Path(record['file_name']).stem}.png")
-    print(f"{len(records)} pictures in {output}")
-    return 0
-
-
-def _records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    if not args.dataset:
-        return iter([{"file_name": path} for path in args.images])
-    if args.dataset not in DatasetCatalog.list():
+    if bool(args.inputs) == bool(args.dataset):
+        args.parser.error("give either images or --dataset")
+    if args.output is None and args.json is None:
+        args.parser.error("give --output for pictures, --json for a COCO file, or both")
+    try:
+        files = expand(args.inputs)
+    except FileNotFoundError as e:
+        args.parser.error(str(e))
+    if args.dataset and args.dataset not in DatasetCatalog.list():
         args.parser.error(f"data set '{args.dataset}' is not registered")
-    return iter(DatasetCatalog.get(args.dataset)[: args.limit])
+    return _Predictions(args).run(files)
+
+
+class _Predictions:
+    """One run of the command."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        records = DatasetCatalog.get(args.dataset) if args.dataset else []
+        self._records: list[dict[str, Any]] = records[: args.limit]
+        chosen = [n.strip() for names in args.categories or [] for n in names.split(",")]
+        try:
+            models = [
+                Predictor(*files, confidence=args.confidence, categories=chosen or None)
+                for files in ((args.config_file, args.weights), args.compare)
+                if files is not None
+            ]
+        except (FileNotFoundError, ValueError) as e:
+            args.parser.error(str(e).rstrip("."))
+        if args.dataset:
+            for model in models:
+                model.metadata = MetadataCatalog.get(args.dataset)
+        self._models = dict(zip(_headings(args), models))
+        self._coco = CocoPredictions(models[0].metadata)
+        self._folder = None if args.output is None else Path(args.output)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._pictures = 0
+        self._errors: list[str] = []
+
+    def run(self, files: list[str]) -> int:
+        videos = [f for f in files if Path(f).suffix.lower() in VIDEOS]
+        frames = [Frame(f, f) for f in files if f not in videos][: self._args.limit]
+        for record in self._records:
+            frames.append(Frame(record["file_name"], record["file_name"], _about(record)))
+        # Images of different folders may share a name.
+        for i, frame in enumerate(tqdm(frames, "predict", unit="image", disable=not frames)):
+            picture = self._predict(frame, self._records[i] if self._records else None)
+            if picture is not None and self._folder is not None:
+                name = f"{i:06d}_{Path(frame.name).stem}.png"
+                Image.fromarray(picture).save(self._folder / name)
+                self._pictures += 1
+        for i, video in enumerate(videos):
+            self._video(video, len(frames) + i)
+        if self._args.json is not None:
+            self._coco.save(self._args.json)
+        return self._report(len(videos))
+
+    def _predict(
+        self, frame: Frame, record: dict[str, Any] | None = None
+    ) -> NDArray[np.uint8] | None:
+        """The picture of an image, None if none is wanted or the image can't be read."""
+        found: dict[str, Instances] = {}
+        try:
+            for heading, model in self._models.items():
+                if not found or self._folder is not None:
+                    found[heading] = model(frame.image, rles=True)
+        except Exception as e:  # image decoders raise what they like
+            if isinstance(frame.image, np.ndarray) or _is_readable(frame.image):
+                raise  # then it is not the image's fault
+            self._errors.append(f"'{frame.name}' can't be read ({str(e).strip().rstrip('.')}).")
+            return None
+        first = next(iter(found.values()))
+        self._coco.add(_listed_name(frame, record), first, **frame.about)
+        if self._folder is None:
+            return None
+        scale = self._args.scale
+        panels = {
+            heading: self._models[heading].draw(frame.image, instances, scale=scale)
+            for heading, instances in found.items()
+        }
+        if record is not None and "annotations" in record:
+            model = next(iter(self._models.values()))
+            image = model.rgb(frame.image)
+            panels["ground truth"] = draw_annotations(
+                image, record["annotations"], model.metadata, scale=scale
+            )
+        return side_by_side(panels) if len(panels) > 1 else next(iter(panels.values()))
+
+    def _video(self, path: str, number: int) -> None:
+        try:
+            rate, length = rate_and_length(path)
+            bar = tqdm(desc=Path(path).name, unit="frame", total=length or None)
+            name = f"{number:06d}_{Path(path).stem}.mp4"
+            with bar, VideoFile((self._folder or Path()) / name, rate) as video:
+                for frame in _first(frames_of(path), self._args.limit):
+                    picture = self._predict(frame)
+                    if picture is not None:
+                        video.add(picture)
+                    bar.update()
+        except (ImportError, ValueError) as e:
+            self._errors.append(str(e))
+
+    def _report(self, videos: int) -> int:
+        if self._folder is not None:
+            films = f" and {videos} videos" if videos else ""
+            print(f"{self._pictures} pictures{films} in {self._folder}")
+        if self._args.json is not None:
+            print(f"{len(self._coco)} instances in {self._args.json}")
+        if not self._errors:
+            return 0
+        print(f"{len(self._errors)} files can't be used:", file=sys.stderr)
+        for error in self._errors[:_SHOWN]:
+            print(f"  {error}", file=sys.stderr)
+        if len(self._errors) > _SHOWN:
+            print(f"  ... and {len(self._errors) - _SHOWN} more", file=sys.stderr)
+        return 1
+
+
+def _headings(args: argparse.Namespace) -> list[str]:
+    """What tells the models apart: the parts of their paths that differ, and what follows."""
+    paths = [Path(args.weights)] + ([Path(args.compare[1])] if args.compare else [])
+    parts = [path.absolute().parts for path in paths]
+    if len({path.name for path in paths}) == 1:  # all are model_final.pth, say
+        parts = [each[:-1] for each in parts]
+    if len(set(parts)) < len(parts):
+        return [f"{i}: {path}" for i, path in enumerate(paths, start=1)]
+    common = len(parts[0]) - 1
+    if len(parts) > 1:
+        common = len(Path(os.path.commonpath([Path(*each) for each in parts])).parts)
+    return ["/".join(each[common:]) or each[-1] for each in parts]
+
+
+def _about(record: dict[str, Any]) -> dict[str, Any]:
+    return {"id": record["image_id"]} if "image_id" in record else {}
+
+
+def _listed_name(frame: Frame, record: dict[str, Any] | None) -> str:
+    """As COCO has it: without the folder of a data set's images."""
+    return Path(frame.name).name if record is not None else frame.name
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        Predictor.rgb(path)
+    except Exception:  # as above
+        return False
+    return True
+
+
+def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
+    for i, frame in enumerate(frames):
+        if limit is not None and i >= limit:
+            return
+        yield frame

@@ -46,7 +46,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--config-file", required=True, help="the config, .yaml or .py")
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--limit", type=int, default=20, help="how many samples (20)")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the pictures (1.0)")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        help="size of the pictures; small images are enlarged until labels can be read",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides of the config")
     parser.set_defaults(run=_run, parser=parser)
 

@@ -2,7 +2,8 @@
 
 from .inference import LoadedModel, load_model
 from .launch import main, run
+from .predictor import Predictor
 from .trainer import MaskXTrainer
 from .yaml_main import setup
 
-__all__ = ["LoadedModel", "MaskXTrainer", "load_model", "main", "run", "setup"]
+__all__ = ["LoadedModel", "MaskXTrainer", "Predictor", "load_model", "main", "run", "setup"]

@@ -34,7 +34,7 @@ def test_the_pictures_are_of_the_samples_that_the_training_sees(config, tmp_path
     (tmp_path / "config.yaml").write_text(config.dump())
     output = tmp_path / "samples"
     args = ["samples", "--config-file", str(tmp_path / "config.yaml"), "--output", str(output)]
-    assert main([*args, "--limit", "3"]) == 0
+    assert main([*args, "--limit", "3", "--scale", "1"]) == 0
     assert "3 pictures" in capsys.readouterr().out
     seed_all_rng(config.SEED)  # as a training does
     batches = iter(MaskXTrainer.build_train_loader(config))

@@ -1,0 +1,148 @@
+"""A trained model in two lines of Python: from an image to its instances, and to a picture."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_image_to_rgb, read_image
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+
+from ..postprocessing import rle_masks
+from ..visualization import draw_instances
+from .inference import load_model
+
+__all__ = ["Predictor"]
+
+Image = str | os.PathLike[str] | NDArray[np.uint8]
+
+
+class Predictor:
+    """
+    The instances that a trained model sees in an image::
+
+        predictor = Predictor("output/config.yaml", "output/model_final.pth", confidence=0.5)
+        instances = predictor("street.jpg")
+        picture = predictor.draw("street.jpg", instances)
+
+    It takes what ``train_net.py`` leaves and every other config and checkpoint that
+    :func:`load_model` does, and uses a GPU where there is one.
+
+    Attributes:
+        model: the detectron2 model, in evaluation mode.
+        metadata: ``thing_classes``, and ``class_split`` if the model is of a split.
+    """
+
+    def __init__(
+        self,
+        config_file: str,
+        weights: str,
+        opts: Sequence[str] = (),
+        *,
+        confidence: float = 0.5,
+        categories: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            config_file, weights, opts: see :func:`load_model`.
+            confidence: instances whose score is lower are left out.
+            categories: names of those to keep; None: all.
+
+        Raises:
+            FileNotFoundError: if the config file or the checkpoint does not exist.
+            ValueError: if the model has no such category.
+        """
+        loaded = load_model(config_file, weights, opts)
+        self.model = loaded.model
+        self.metadata: Metadata = loaded.metadata
+        self._mapper = loaded.mapper
+        self._confidence = confidence
+        self._classes = None if categories is None else self._indices(categories)
+
+    @torch.no_grad()
+    def __call__(self, image: Image, *, rles: bool = False) -> Instances:
+        """
+        Predict the instances of one image.
+
+        Args:
+            image: path of a file, or (H, W, 3) uint8 in BGR, as OpenCV reads it and detectron2's
+                ``DefaultPredictor`` takes it.
+            rles: keep masks as :class:`RLEMasks`, some kilobytes in place of R·H·W bytes.
+
+        Returns:
+            On the CPU, in the image's size: ``pred_boxes``, ``pred_classes``, ``scores`` and, if
+            the model has masks, ``pred_masks`` (R, H, W) bool.
+
+        Raises:
+            FileNotFoundError, OSError: if the file can't be read.
+            ValueError: if the array is no such image.
+        """
+        with rle_masks(self.model) if rles else nullcontext():
+            output = self.model([self._model_input(image)])[0]["instances"]
+        kept = output.scores >= self._confidence
+        if self._classes is not None:
+            kept &= torch.isin(output.pred_classes, self._classes.to(output.pred_classes.device))
+        instances: Instances = output[kept].to("cpu")
+        return instances
+
+    def draw(
+        self, image: Image, instances: Instances | None = None, *, scale: float | None = None
+    ) -> NDArray[np.uint8]:
+        """
+        Draw instances on their image: categories with masks (A) in green, without (B) in red.
+
+        Args:
+            image: as it was given to the predictor.
+            instances: what that returned; None: predict them.
+            scale: see :func:`draw_instances`.
+
+        Returns:
+            (H·scale, W·scale, 3) uint8 in RGB.
+        """
+        if instances is None:
+            instances = self(image, rles=True)
+        return draw_instances(
+            self.rgb(image), instances, self.metadata, min_score=-np.inf, scale=scale
+        )
+
+    @staticmethod
+    def rgb(image: Image) -> NDArray[np.uint8]:
+        """An image as (H, W, 3) uint8 in RGB."""
+        if isinstance(image, np.ndarray):
+            return np.ascontiguousarray(image[:, :, ::-1])
+        pixels: NDArray[np.uint8] = read_image(os.fspath(image), format="RGB")
+        return pixels
+
+    def _model_input(self, image: Image) -> dict[str, Any]:
+        if not isinstance(image, np.ndarray):
+            return self._mapper({"file_name": os.fspath(image)})
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"an image is a file name or an array of (H, W, 3) uint8 in BGR, not of "
+                f"{image.shape} {image.dtype}."
+            )
+        # What the mapper does with a file that it has read.
+        pixels = image
+        if self._mapper.image_format != "BGR":
+            pixels = convert_image_to_rgb(image, "BGR")
+        augmented = T.AugInput(pixels)
+        self._mapper.augmentations(augmented)
+        tensor = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+
+    def _indices(self, categories: Sequence[str]) -> torch.Tensor:
+        names: list[str] = list(self.metadata.get("thing_classes") or [])
+        for name in categories:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(names[:10])}"
+                raise ValueError(f"the model has no category '{name}'; {hint}")
+        return torch.tensor([names.index(name) for name in categories], dtype=torch.long)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+
+import shtab
 
 from ..data.presets import own_datasets_registered
 from . import (
@@ -19,29 +20,46 @@ from . import (
     samples,
     surgery,
 )
+from .parser import Parser
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
+
+
+_EXAMPLES = """\
+examples:
+  maskx check fruit/train.json --image-root fruit/images       # is the data as you think it is?
+  maskx attach --config-file faster_rcnn.yaml --weights faster_rcnn.pth --output with_masks ...
+  maskx predict --config-file output/config.yaml --weights output/model_final.pth \\
+      --output pictures street.jpg                             # look at what a model does
+  maskx label --config-file output/config.yaml --weights output/model_final.pth \\
+      --dataset-json boxes.json --image-root images --output labelled.json
+  maskx COMMAND --help                                         # examples of each
+
+Training is ./train_net.py --config-file ..., as in detectron2.
+Tab completion: eval "$(maskx --print-completion bash)" in ~/.bashrc; also for zsh and tcsh.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``maskx <sub-command>``; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="maskx", description="Partial mask supervision for detectron2."
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    attach.add_parser(commands)
-    bake.add_parser(commands)
-    check.add_parser(commands)
-    convert.add_parser(commands)
-    experiments.add_parser(commands)
-    export.add_parser(commands)
-    label.add_parser(commands)
-    predict.add_parser(commands)
-    pseudo_masks.add_parser(commands)
-    samples.add_parser(commands)
-    surgery.add_parser(commands)
-    args = parser.parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_command(argv)
     if not own_datasets_registered():
         return 2
     status: int = args.run(args)
     return status
+
+
+def make_parser() -> Parser:
+    """The parser of ``maskx`` and all its sub-commands."""
+    parser = Parser(
+        prog="maskx", description="Partial mask supervision for detectron2.", epilog=_EXAMPLES
+    )
+    shtab.add_argument_to(parser, ["--print-completion"], help="print a script for tab completion")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in (
+        *(attach, bake, check, convert, experiments, export, label, predict),
+        *(pseudo_masks, samples, surgery),
+    ):
+        module.add_parser(commands)
+    return parser

@@ -29,7 +29,6 @@ def add_parser(commands: Any) -> None:
         "detectron2 that is trained already. The detector stays as it is, to the bit; the "
         "checkpoint that is written has both.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, help="the detector's config, .yaml or .py")
     parser.add_argument("--weights", required=True, help="the detector's checkpoint")

@@ -29,7 +29,6 @@ def add_parser(commands: Any) -> None:
         description="Evaluate the weight transfer function once and write model.pth and "
         "config.yaml of a plain Mask R-CNN, which detectron2 loads without maskx_d2.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, help="the model's config, .yaml or .py")
     parser.add_argument("--weights", required=True, help="the model's checkpoint")

@@ -37,7 +37,6 @@ def add_parser(commands: Any) -> None:
         description="Count the boxes and masks of each category, and find what would stop a "
         "training or teach it something false. A COCO file is read a piece at a time.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", help="a registered data set, or a COCO JSON file")
     parser.add_argument("--image-root", help="folder of a JSON file's images, to look for them")

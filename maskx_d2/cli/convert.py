@@ -28,7 +28,6 @@ def add_parser(commands: Any) -> None:
         description='Convert a .pkl file of "Learning to Segment Every Thing" into model.pth and '
         "config.yaml. Nothing that the file may hold beside arrays is run.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", help="the .pkl file")
     parser.add_argument("--output", required=True, help="folder for model.pth and config.yaml")

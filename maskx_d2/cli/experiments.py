@@ -33,7 +33,6 @@ def add_parser(commands: Any) -> None:
         description="Train methods × splits × seeds as a yaml file says, each training in its own "
         "process and folder, and put the results in a table.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
 

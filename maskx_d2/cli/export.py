@@ -32,7 +32,6 @@ def add_parser(commands: Any) -> None:
         "write it as a file that runs without detectron2. Its outputs are compared with the "
         "model's own.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, help="the model's config, .yaml or .py")
     parser.add_argument("--weights", required=True, help="the model's checkpoint")

@@ -38,7 +38,6 @@ def add_parser(commands: Any) -> None:
         description="Write a copy of a COCO file in which a trained model has made a mask for "
         "each box that has none. Boxes and categories are used as they are, and real masks stay.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", help="the model's config, .yaml or .py")
     parser.add_argument("--weights", help="the model's checkpoint, .pth or .pkl")

@@ -50,7 +50,6 @@ def add_parser(commands: Any) -> None:
         description="Draw a trained model's predictions: categories with masks (A) in green, with "
         "boxes only (B) in red. With --dataset, ground truth stands beside them.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "inputs", nargs="*", help="images, videos, folders of them, or patterns in quotes"

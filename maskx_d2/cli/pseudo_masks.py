@@ -38,7 +38,6 @@ def add_parser(commands: Any) -> None:
         "GrabCut made from their boxes, to train the paper's GrabCut baseline. Real masks of B are "
         "not used, those of A stay as they are.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--method", choices=["grabcut"], default="grabcut", help="(grabcut)")
     parser.add_argument(

@@ -41,7 +41,6 @@ def add_parser(commands: Any) -> None:
         "Instances that teach the mask head have their mask drawn; the others are boxes, labelled "
         '"no mask". Categories with masks (A) are green, with boxes only (B) red.',
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, help="the config, .yaml or .py")
     parser.add_argument("--output", required=True, help="folder for the pictures")

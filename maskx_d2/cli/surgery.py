@@ -33,7 +33,6 @@ def add_parser(commands: Any) -> None:
         "regression, a class-specific mask predictor and of embeddings are matched by name. The "
         "weight transfer function needs none.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--weights", required=True, help="the checkpoint, .pth or .pkl")
     parser.add_argument("--output", required=True, help="the checkpoint to write, .pth")

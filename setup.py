@@ -26,8 +26,20 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["maskx_d2", "maskx_d2.*"]),
     # maskx_d2/model_zoo/configs is a link to configs/, so that they are found when installed.
-    package_data={"maskx_d2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]},
-    install_requires=["ijson", "numpy", "pycocotools", "shtab", "tabulate", "tqdm"],
+    package_data={
+        "maskx_d2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"],
+        "maskx_d2.report": ["template.html"],
+    },
+    install_requires=[
+        "ijson",
+        "jinja2",
+        "matplotlib",
+        "numpy",
+        "pycocotools",
+        "shtab",
+        "tabulate",
+        "tqdm",
+    ],
     # emoji: the rasteriser of datasets/make_emoji.py; export: `maskx export --format onnx`
     extras_require={
         "emoji": ["resvg-py"],

@@ -17,6 +17,7 @@ from . import (
     label,
     predict,
     pseudo_masks,
+    report,
     samples,
     surgery,
 )
@@ -59,7 +60,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in (
         *(attach, bake, check, convert, experiments, export, label, predict),
-        *(pseudo_masks, samples, surgery),
+        *(pseudo_masks, report, samples, surgery),
     ):
         module.add_parser(commands)
     return parser

@@ -1,0 +1,191 @@
+"""``maskx report``: the page says what the evaluator says, on its own, in a real browser."""
+
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+from conftest import tiny_cfg, write_coco
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+
+from maskx_d2 import ClassSplit
+from maskx_d2.cli import main
+from maskx_d2.data import register_partial
+from maskx_d2.engine import load_model
+from maskx_d2.evaluation import MaskProbe, SplitCOCOEvaluator
+from maskx_d2.report.confusions import Confusion, confusions
+
+pytestmark = pytest.mark.usefixtures("no_registration_left")
+
+
+@pytest.fixture
+def pets(tmp_path):
+    json_file, images = write_coco(tmp_path / "pets")
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    split = ClassSplit("pets", {"cat", "dog"}, {"cup", "car"})
+    register_partial("pets_val", base="pets", split=split, keep_masks=True)
+
+
+def save_run(folder, *opts):
+    folder.mkdir()
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+        *("DATASETS.TRAIN", ("pets_val",), "DATASETS.TEST", ("pets_val",)),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, *opts),
+    )
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    lines = [{"iteration": i, "total_loss": 3.0 - i, "loss_mask": 0.7 - i / 10} for i in (0, 1)]
+    lines.append({"iteration": 2, "segm_B/AP": 1.0})
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 3, "to'
+    (folder / "metrics.json").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path, pets):
+    return [save_run(tmp_path / name) for name in ("maskx", "oracle")]
+
+
+class Tables(html.parser.HTMLParser):
+    """Texts of all cells of tables with an id."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self._rows, self._cell = {}, None, False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "table":
+            self._rows = self.rows.setdefault(attrs.get("id"), [])
+        elif tag == "tr":
+            self._rows.append([])
+            self._hidden = "hidden" in attrs
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+            self._cell = True
+            if self._hidden:
+                self._rows[-1][0] = None
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data):
+        if self._cell and self._rows[-1][0] is not None:
+            self._rows[-1][-1] += data
+
+
+def test_its_figures_are_the_evaluators(runs, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    command = ["report", str(runs[0]), "--oracle", str(runs[1]), "--output", str(page)]
+    assert main(command) == 0
+    assert "report.html (" in capsys.readouterr().out
+    first = page.read_text()
+    loaded = load_model(str(runs[0] / "config.yaml"), str(runs[0] / "model_final.pth"))
+    loader = build_detection_test_loader(
+        DatasetCatalog.get("pets_val"), mapper=loaded.mapper, num_workers=0
+    )
+    results = {}
+    for evaluator in (SplitCOCOEvaluator("pets_val"), MaskProbe("pets_val", loaded.model)):
+        results |= inference_on_dataset(loaded.model, loader, evaluator)
+    tables = Tables(first).rows
+    heads, row = tables["detections"][:2]
+    said = dict(zip(heads, row))
+    for head, task, metric in (
+        ("mask AP, all", "segm", "AP"),
+        ("mask AP50, B", "segm_B", "AP50"),
+        ("box AP, A", "bbox_A", "AP"),
+    ):
+        assert said[head] == f"{results[task][metric]:.1f}"
+    heads, row, _, floor = tables["probe"]
+    assert row[heads.index("AR, B")] == f"{results['mask_probe_B']['AR']:.1f}"
+    assert floor[heads.index("IoU, A")] == f"{results['box_as_mask_A']['IoU']:.1f}"
+    by_name = {row[0]: row for row in tables["categories"][1:]}
+    heads = tables["categories"][0]
+    assert set(by_name) == {"cat", "dog", "cup", "car"}
+    assert by_name["cup"][:3] == ["cup", "B", "4"]
+    for name in by_name:
+        assert (
+            by_name[name][heads.index("mask AP, maskx")] == f"{results['segm'][f'AP-{name}']:.1f}"
+        )
+    # Nothing from elsewhere, and a second report does not evaluate again.
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", first)
+    assert "@import" not in first and "url(http" not in first
+    about = runs[0] / "report" / "pets_val" / "about.json"
+    before = about.stat().st_mtime_ns
+    assert main(command) == 0
+    assert about.stat().st_mtime_ns == before and page.read_text() == first
+    # Another checkpoint is another model.
+    shutil.copy(runs[1] / "model_final.pth", runs[0] / "model_final.pth")
+    assert main(command) == 0
+    assert about.stat().st_mtime_ns != before
+
+
+def test_in_a_browser(runs, tmp_path):
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        if os.environ.get("MASKX_REQUIRE_CHROMIUM"):
+            pytest.fail("there is no Chromium")
+        pytest.skip("there is no Chromium")
+    page = tmp_path / "report.html"
+    assert main(["report", *map(str, runs), "--output", str(page), "--examples", "2"]) == 0
+
+    def opened(fragment):
+        argv = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        argv += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+        argv += ["--host-resolver-rules=MAP * ~NOTFOUND", f"file://{page}{fragment}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "CONSOLE" not in done.stderr, done.stderr
+        return done.stdout
+
+    everything = opened("")
+    assert "4 of 4" in everything
+    assert everything.count("<svg") >= 6 and everything.count("<img") == 4 * 2 * 3
+    shown = [row[0] for row in Tables(opened("#set=B")).rows["categories"][1:]]
+    assert sorted(filter(None, shown)) == ["car", "cup"]
+    shown = [row[0] for row in Tables(opened("#q=C&sort=0&desc=1")).rows["categories"][1:]]
+    assert list(filter(None, shown)) == ["cup", "cat", "car"]
+
+
+def test_what_does_not_fit(runs, tmp_path, capsys):
+    page = ["--output", str(tmp_path / "report.html")]
+    for argv, said in (
+        ([str(tmp_path / "gone")], "gone' does not exist; name the OUTPUT_DIR"),
+        ([str(tmp_path / "pets")], "has no model_final.pth and no last_checkpoint"),
+        ([str(runs[0]), str(runs[0])], "two models are called the same (maskx, maskx)"),
+    ):
+        with pytest.raises(SystemExit) as e:
+            main(["report", *argv, *page])
+        assert e.value.code == 2
+        assert said in capsys.readouterr().err
+    assert main(["report", str(runs[0]), "--dataset", "pest", *page]) == 1
+    assert "data set 'pest' is not registered" in capsys.readouterr().err
+
+
+def test_confusions():
+    def box(x, category):
+        return {"bbox": [x, 0, 10, 10], "bbox_mode": 1, "category_id": category}
+
+    def found(x, category, score):
+        return {"image_id": 1, "bbox": [x, 0, 10, 10], "category_id": category, "score": score}
+
+    truth = [box(0, 0), box(1, 1), box(40, 0), box(80, 1), box(120, 2) | {"iscrowd": 1}]
+    records = [{"image_id": 1, "annotations": truth}]
+    detections = [
+        *(found(0, 0, 0.9), found(0, 1, 0.8)),  # two objects on one box, both right
+        *(found(41, 2, 0.7), found(40, 1, 0.5), found(40, 0, 0.2)),  # the right one too unsure
+    ]
+    assert confusions(records, detections, ["cat", "dog", "cup"]) == [
+        Confusion("cat", "cup", 1, 0.5),
+        Confusion("dog", None, 1, 0.5),
+    ]

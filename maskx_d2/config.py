@@ -9,7 +9,7 @@ __all__ = ["add_maskx_config"]
 
 def add_maskx_config(cfg: CfgNode) -> None:
     """
-    Add ``MODEL.MASKX`` and ``TEST.MASK_PROBE`` to a detectron2 config, before a file is merged.
+    Add ``MODEL.MASKX`` and two keys of ``TEST`` to a detectron2 config, before a file is merged.
 
     Those of the first take effect with ``MODEL.ROI_HEADS.NAME: MaskXROIHeads`` (or another that
     mixes in :class:`~maskx_d2.modeling.MaskXMixin`) and
@@ -46,3 +46,6 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.ROI_CACHE = ""
     # Evaluate masks on ground-truth boxes too: maskx_d2/evaluation/mask_probe.py.
     cfg.TEST.MASK_PROBE = False
+    # Keep the checkpoint that is best in this metric, such as "segm_B/AP", as model_best.pth; of
+    # those that are evaluated every TEST.EVAL_PERIOD iterations. "" is none.
+    cfg.TEST.BEST_CHECKPOINT = ""

@@ -131,7 +131,7 @@ def baked_lazy(cfg: DictConfig, model: BakedModel, weights: str, output_dir: str
             _base_data_set(names) if isinstance(names, str) else [_base_data_set(n) for n in names]
         )
     baked.train = old["train"] or {}
-    for key in ("freeze_detector", "trained_modules", "roi_cache", "mask_probe"):
+    for key in ("freeze_detector", "trained_modules", "roi_cache", "mask_probe", "best_checkpoint"):
         baked.train.pop(key, None)
     baked.train.init_checkpoint = weights
     baked.train.output_dir = output_dir

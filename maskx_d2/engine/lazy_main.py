@@ -37,6 +37,7 @@ from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
+from .monitoring import BestCheckpointer, PredictionImages
 from .resuming import SeedEachIteration
 from .roi_cache import ShuffledRoIs, check_roi_cache, train_on_rois
 
@@ -93,6 +94,17 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
             if main_process
             else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)),
+            BestCheckpointer(cfg.train.eval_period, checkpointer, cfg.train.best_checkpoint)
+            if main_process and cfg.train.get("best_checkpoint")
+            else None,
+            PredictionImages(
+                cfg.train.vis_period,
+                model,
+                dataset_names(cfg)[0],
+                instantiate(cfg.dataloader.test.mapper),
+            )
+            if cfg.train.get("vis_period", 0) > 0
+            else None,
             hooks.PeriodicWriter(
                 default_writers(cfg.train.output_dir, cfg.train.max_iter),
                 period=cfg.train.log_period,

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, defaults
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -24,6 +25,7 @@ from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
+from .monitoring import BestCheckpointer, PredictionImages
 from .resuming import SeedEachIteration
 from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, train_on_rois
 
@@ -88,7 +90,23 @@ class MaskXTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         reproducible = [SeedEachIteration(self.cfg.SEED)] if self.cfg.SEED >= 0 else []
-        return [*reproducible, *super().build_hooks()]
+        return [*reproducible, *self._with_monitoring(super().build_hooks())]
+
+    def _with_monitoring(self, found: list[HookBase | None]) -> list[HookBase | None]:
+        """The hooks with those that the config asks for, where they belong among them."""
+        cfg = self.cfg
+        writer = next((i for i, h in enumerate(found) if isinstance(h, PeriodicWriter)), len(found))
+        added: list[HookBase | None] = []
+        if cfg.TEST.BEST_CHECKPOINT and comm.is_main_process():
+            added.append(
+                BestCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, cfg.TEST.BEST_CHECKPOINT)
+            )
+        if cfg.VIS_PERIOD > 0 and cfg.DATASETS.TEST:
+            mapper = DatasetMapper(cfg, is_train=False)
+            added.append(
+                PredictionImages(cfg.VIS_PERIOD, self._trainer.model, cfg.DATASETS.TEST[0], mapper)
+            )
+        return [*found[:writer], *added, *found[writer:]]
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -41,6 +41,7 @@ def faster_rcnn(pets):
     )
     cfg.MODEL.pop("MASKX")  # as detectron2 would have it
     cfg.TEST.pop("MASK_PROBE")
+    cfg.TEST.pop("BEST_CHECKPOINT")
     model = build_model(cfg)
     randomize_statistics(model)
     (pets / "faster_rcnn.yaml").write_text(cfg.dump())

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """
-Categories by their names alone, on photographs: VOC's 20, of which training shows nothing at all.
+Categories by their names alone, on photographs: VOC's 20, which training does not name.
 
 A model whose classifier and T see text embeddings learns boxes and masks of COCO's other 60
-categories. Then it is given the names of all 80. What it knows of the 20 is asked on their true
-boxes: how often the name is the right one, among 80 and among the 20, and how good the mask is. A
-control has the 20 vectors dealt out to the wrong names; another model learns boxes of all 80. A
-run that was stopped goes on::
+categories; the 20 are in its images, as background. Then it is given the names of all 80. What it
+knows of the 20 is asked on their true boxes: how often the name is the right one, among 80 and
+among the 20, and how good the mask is. A control has the 20 vectors dealt out to the wrong names;
+another model learns boxes of all 80. A run that was stopped goes on::
 
     python benchmarks/never_trained.py --embedding-file datasets/embeddings/clip.npy \\
         --seeds 1 2 3 -- INPUT.MIN_SIZE_TRAIN "(240,)" SOLVER.MAX_ITER 400
@@ -17,6 +17,7 @@ What stands behind ``--`` is for ``train_net.py``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -116,8 +117,13 @@ def train(
         *("MODEL.MASKX.EMBEDDING_FILE", str(args.output / "vectors.npy")),
         *("OUTPUT_DIR", str(folder), *args.opts),
     ]
+    vectors = hashlib.sha256((args.output / "vectors.npy").read_bytes()).hexdigest()
+    about, said = folder / "options.json", json.dumps([opts, vectors])
+    if about.is_file() and about.read_text() != said:
+        raise SystemExit(f"{folder} is of other options or vectors; choose another --output.")
     if not weights.is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        about.write_text(said)
         argv = [sys.executable, str(ROOT / "train_net.py"), "--resume", "--config-file"]
         print(f"{folder} …", flush=True)
         with open(folder / "out.txt", "w") as out:

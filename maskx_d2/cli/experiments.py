@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ def _run(args: argparse.Namespace) -> int:
         return 1 if run_cells(cells, slots, grid.columns) else 0
     except ValueError as e:
         args.parser.error(str(e))
+    except OSError as e:  # a full disk, most likely; what is done is done
+        print(f"maskx experiments: {e}; the same command goes on from here.", file=sys.stderr)
+        return 1
 
 
 def _describe(cells: list[Cell]) -> int:

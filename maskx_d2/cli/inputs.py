@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["VIDEOS", "Frame", "expand", "frames_of"]
+__all__ = ["VIDEOS", "Frame", "expand"]
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -65,30 +65,3 @@ def expand(inputs: Iterable[str]) -> list[str]:
                 raise FileNotFoundError(f"{what} '{given}' {verb}")
         found.update(dict.fromkeys(files))
     return list(found)
-
-
-def frames_of(path: str) -> Iterator[Frame]:
-    """
-    The frames of a video.
-
-    Raises:
-        ImportError: if OpenCV is missing.
-        ValueError: if it can't be read.
-    """
-    try:
-        import cv2
-    except ImportError:
-        raise ImportError("videos need OpenCV: pip install opencv-python-headless") from None
-    video = cv2.VideoCapture(path)
-    try:
-        if not video.isOpened():
-            raise ValueError(f"'{path}' is no video that OpenCV can read.")
-        number = 0
-        while True:
-            more, image = video.read()
-            if not more:
-                return
-            yield Frame(np.asarray(image, dtype=np.uint8), path, {"frame": number})
-            number += 1
-    finally:
-        video.release()

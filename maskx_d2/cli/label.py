@@ -95,7 +95,8 @@ def _run(args: argparse.Namespace) -> int:
     except (TypeError, ValueError) as e:
         print(f"maskx label: {e}", file=sys.stderr)
         return 1
-    return describe(name, report, "model")
+    again = "repeat --shard for the parts with those that were corrected, then --merge"
+    return describe(name, report, "model", again if args.merge is not None else None)
 
 
 def _label(args: argparse.Namespace, shard: Shard) -> Report:
@@ -116,7 +117,7 @@ def _label(args: argparse.Namespace, shard: Shard) -> Report:
         str(source.json_file),
         source.image_root,
         args.output,
-        split=source.split,
+        split=source.split if args.split is not None else None,  # and not what is registered
         renamed=renamed,
         skip_unknown=args.skip_unknown,
         shard=shard,

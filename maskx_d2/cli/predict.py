@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from ..engine import Predictor
 from ..engine.coco_predictions import CocoPredictions
 from ..panels import side_by_side
 from ..visualization import draw_annotations
-from .inputs import VIDEOS, Frame, expand, frames_of
-from .videos import VideoFile, rate_and_length
+from .inputs import VIDEOS, Frame, expand
+from .videos import Video, VideoFile
 
 __all__ = ["add_parser"]
 
@@ -97,7 +97,10 @@ class _Predictions:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        records = DatasetCatalog.get(args.dataset) if args.dataset else []
+        try:
+            records = DatasetCatalog.get(args.dataset) if args.dataset else []
+        except FileNotFoundError as e:
+            args.parser.error(f"data set '{args.dataset}' is not there: {e}")
         self._records: list[dict[str, Any]] = records[: args.limit]
         chosen = [n.strip() for names in args.categories or [] for n in names.split(",")]
         try:
@@ -108,15 +111,23 @@ class _Predictions:
             ]
         except (FileNotFoundError, ValueError) as e:
             args.parser.error(str(e).rstrip("."))
+        metadata = models[0].metadata
         if args.dataset:
-            for model in models:
-                model.metadata = MetadataCatalog.get(args.dataset)
+            metadata = MetadataCatalog.get(args.dataset)
+            for heading, model in zip(_headings(args), models):
+                names = model.metadata.get("thing_classes")
+                if names is not None and list(names) != list(metadata.thing_classes):
+                    args.parser.error(
+                        f"the categories of model {heading} are not those of '{args.dataset}'"
+                    )
+                if names is None or metadata.get("class_split") is not None:
+                    model.metadata = metadata
         self._models = dict(zip(_headings(args), models))
-        self._coco = CocoPredictions(models[0].metadata)
+        self._coco = CocoPredictions(metadata)
         self._folder = None if args.output is None else Path(args.output)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-        self._pictures = 0
+        self._pictures = self._videos = 0
         self._errors: list[str] = []
 
     def run(self, files: list[str]) -> int:
@@ -135,7 +146,7 @@ class _Predictions:
             self._video(video, len(frames) + i)
         if self._args.json is not None:
             self._coco.save(self._args.json)
-        return self._report(len(videos))
+        return self._report()
 
     def _predict(
         self, frame: Frame, record: dict[str, Any] | None = None
@@ -152,7 +163,7 @@ class _Predictions:
             self._errors.append(f"'{frame.name}' can't be read ({str(e).strip().rstrip('.')}).")
             return None
         first = next(iter(found.values()))
-        self._coco.add(_listed_name(frame, record), first, **frame.about)
+        self._coco.add(self._listed_name(frame), first, **frame.about)
         if self._folder is None:
             return None
         scale = self._args.scale
@@ -170,21 +181,35 @@ class _Predictions:
 
     def _video(self, path: str, number: int) -> None:
         try:
-            rate, length = rate_and_length(path)
-            bar = tqdm(desc=Path(path).name, unit="frame", total=length or None)
-            name = f"{number:06d}_{Path(path).stem}.mp4"
-            with bar, VideoFile((self._folder or Path()) / name, rate) as video:
-                for frame in _first(frames_of(path), self._args.limit):
-                    picture = self._predict(frame)
-                    if picture is not None:
-                        video.add(picture)
-                    bar.update()
+            source = Video(path)
         except (ImportError, ValueError) as e:
             self._errors.append(str(e))
+            return
+        written = (self._folder or Path()) / f"{number:06d}_{Path(path).stem}.mp4"
+        bar = tqdm(desc=Path(path).name, unit="frame", total=source.length or None)
+        with bar, source, VideoFile(written, source.rate) as video:
+            for i, image in enumerate(islice(source, self._args.limit)):
+                picture = self._predict(Frame(image, path, {"frame": i}))
+                try:
+                    if picture is not None:
+                        video.add(picture)
+                except OSError as e:
+                    self._errors.append(str(e))
+                    return
+                bar.update()
+        self._videos += 1
 
-    def _report(self, videos: int) -> int:
+    def _listed_name(self, frame: Frame) -> str:
+        """As COCO has it: relative to the folder of a data set's images."""
+        root = MetadataCatalog.get(self._args.dataset).get("image_root") if self._records else None
+        path = Path(frame.name).absolute()
+        if root is not None and path.is_relative_to(Path(root).absolute()):
+            return path.relative_to(Path(root).absolute()).as_posix()
+        return frame.name
+
+    def _report(self) -> int:
         if self._folder is not None:
-            films = f" and {videos} videos" if videos else ""
+            films = f" and {self._videos} videos" if self._videos else ""
             print(f"{self._pictures} pictures{films} in {self._folder}")
         if self._args.json is not None:
             print(f"{len(self._coco)} instances in {self._args.json}")
@@ -216,21 +241,9 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
     return {"id": record["image_id"]} if "image_id" in record else {}
 
 
-def _listed_name(frame: Frame, record: dict[str, Any] | None) -> str:
-    """As COCO has it: without the folder of a data set's images."""
-    return Path(frame.name).name if record is not None else frame.name
-
-
 def _is_readable(path: str) -> bool:
     try:
         Predictor.rgb(path)
     except Exception:  # as above
         return False
     return True
-
-
-def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
-    for i, frame in enumerate(frames):
-        if limit is not None and i >= limit:
-            return
-        yield frame

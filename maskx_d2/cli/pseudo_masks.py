@@ -110,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     return describe(Path(args.output).name, report, "GrabCut")
 
 
-def describe(what: str, report: Report, source: str) -> int:
+def describe(what: str, report: Report, source: str, again: str | None = None) -> int:
     """
     Print what a job did; the exit status.
 
@@ -118,6 +118,7 @@ def describe(what: str, report: Report, source: str) -> int:
         what: was done, such as the name of the output.
         report: of it.
         source: of the masks that are no whole boxes.
+        again: what does the images that were skipped; None: the same command.
     """
     made = sum(count for name, count in report.masks.items() if name != "box")
     print(
@@ -126,11 +127,8 @@ def describe(what: str, report: Report, source: str) -> int:
     )
     if not report.skipped:
         return 0
-    print(
-        f"{len(report.skipped)} images can't be used; the same command does those that were "
-        "corrected:",
-        file=sys.stderr,
-    )
+    again = again or "the same command does those that were corrected"
+    print(f"{len(report.skipped)} images can't be used; {again}:", file=sys.stderr)
     for _, error in report.skipped[:_SHOWN]:
         print(f"  {error}", file=sys.stderr)
     if len(report.skipped) > _SHOWN:

@@ -59,6 +59,8 @@ def _run(args: argparse.Namespace) -> int:
         make_report(
             runs, args.output, oracle=oracle, dataset=args.dataset, num_examples=args.examples
         )
+    except FileNotFoundError as e:  # of a data set that is registered but not there
+        args.parser.error(str(e))
     except ValueError as e:
         print(f"maskx report: {e}", file=sys.stderr)
         return 1

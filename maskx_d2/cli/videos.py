@@ -1,25 +1,63 @@
-"""Writing a video, frame by frame."""
+"""Reading and writing videos, frame by frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["VideoFile", "rate_and_length"]
+__all__ = ["Video", "VideoFile"]
 
 
-def rate_and_length(path: str) -> tuple[float, int]:
-    """Frames a second, and how many a video says it has; 0 if it does not say."""
-    import cv2
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError:
+        raise ImportError("videos need OpenCV: pip install opencv-python-headless") from None
+    return cv2
 
-    video = cv2.VideoCapture(path)
-    rate, length = video.get(cv2.CAP_PROP_FPS), int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    video.release()
-    return (rate if rate and rate > 0 else 25.0), max(length, 0)
+
+class Video:
+    """
+    A video to read, frame by frame: (H, W, 3) uint8 in BGR each.
+
+    Attributes:
+        rate: frames a second.
+        length: how many frames it says it has; 0 if it does not say.
+    """
+
+    def __init__(self, path: str) -> None:
+        """
+        Args:
+            path: of the file.
+
+        Raises:
+            ImportError: if OpenCV is missing.
+            ValueError: if it can't be read.
+        """
+        cv2 = _opencv()
+        self._video = cv2.VideoCapture(path)
+        if not self._video.isOpened():
+            raise ValueError(f"'{path}' is no video that OpenCV can read.")
+        rate = self._video.get(cv2.CAP_PROP_FPS)
+        self.rate: float = rate if rate and rate > 0 else 25.0
+        self.length = max(int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._video.release()
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        while True:
+            more, image = self._video.read()
+            if not more:
+                return
+            yield np.asarray(image, dtype=np.uint8)
 
 
 class VideoFile:
@@ -32,12 +70,7 @@ class VideoFile:
     def __enter__(self) -> VideoFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.release()
 
@@ -51,8 +84,7 @@ class VideoFile:
         Raises:
             OSError: if the file can't be written.
         """
-        import cv2
-
+        cv2 = _opencv()
         # Encoders need even sizes.
         height, width = (side - side % 2 for side in picture.shape[:2])
         if self._writer is None:

@@ -32,7 +32,7 @@ class CocoPredictions:
         """
         names = list(metadata.get("thing_classes") or [])
         ids = metadata.get("thing_dataset_id_to_contiguous_id")
-        self._ids = {c: i for i, c in ids.items()} if ids else {}
+        self._ids: dict[int, int] = {c: i for i, c in ids.items()} if ids else {}
         self._categories = [{"id": self._id(c), "name": name} for c, name in enumerate(names)]
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
@@ -88,5 +88,4 @@ class CocoPredictions:
         return len(self._annotations)
 
     def _id(self, category: int) -> int:
-        found: int = self._ids.get(category, category + 1)
-        return found
+        return self._ids[category] if self._ids else category + 1

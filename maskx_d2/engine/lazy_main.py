@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
                 dataset_names(cfg)[0],
                 instantiate(cfg.dataloader.test.mapper),
             )
-            if cfg.train.get("vis_period", 0) > 0
+            if cfg.train.get("vis_period", 0) > 0 and dataset_names(cfg)
             else None,
             hooks.PeriodicWriter(
                 default_writers(cfg.train.output_dir, cfg.train.max_iter),

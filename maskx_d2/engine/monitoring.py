@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from torch import nn
 
+from .._files import written_whole
 from ..data import class_split_of
 from ..modeling import given_instances
 from ..panels import side_by_side
@@ -71,9 +72,9 @@ class PredictionImages(HookBase):
         model = getattr(self._model, "module", self._model)
         model = model.whole if isinstance(model, CachedMaskBranch) else model
         with inference_context(model), torch.no_grad():
-            for record in self._records:
+            for i, record in enumerate(self._records):
                 picture = self._picture(model, record)
-                name = f"predictions/{Path(record['file_name']).name}"
+                name = f"predictions/{i}_{Path(record['file_name']).name}"
                 self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
     def _picture(self, model: nn.Module, record: dict[str, Any]) -> NDArray[np.uint8]:
@@ -87,7 +88,7 @@ class PredictionImages(HookBase):
                 image, detected, metadata, min_score=_MIN_SCORE, scale=None
             )
         }
-        annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+        annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
         if annotations and isinstance(model, GeneralizedRCNN) and detected.has("pred_masks"):
             given = _on_true_boxes(model, model_input, annotations)
             panels["masks on true boxes"] = draw_instances(image, given, metadata, scale=None)
@@ -121,15 +122,20 @@ class BestCheckpointer(hooks.BestCheckpointer):
             "value": self.best_metric,
             "iteration": self.best_iter,
         }
-        self._state.write_text(json.dumps(said))
         if before is None:
             last.unlink(missing_ok=True)
         else:
-            last.write_text(before)
+            _write(last, before)
+        _write(self._state, json.dumps(said))
 
     @property
     def _state(self) -> Path:
         return Path(self._checkpointer.save_dir, f"{self._file_prefix}.json")
+
+
+def _write(path: Path, text: str) -> None:
+    with written_whole(path) as incomplete:
+        incomplete.write_text(text, encoding="utf-8")
 
 
 def _with_both_sets(dataset: str) -> list[dict[str, Any]]:

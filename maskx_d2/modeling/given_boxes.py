@@ -22,14 +22,16 @@ def given_instances(model_input: dict[str, Any], boxes: Tensor, classes: Tensor)
         classes: (R,) int64, contiguous ids.
 
     Returns:
-        ``pred_boxes`` in (H, W), ``pred_classes``, ``scores`` of 1, and ``given``, int64: which of
-        the boxes it is, because postprocessing leaves out those outside of the image.
+        ``pred_boxes`` in (H, W), clipped to it, ``pred_classes``, ``scores`` of 1, and ``given``,
+        int64: which of the boxes it is, because postprocessing leaves out those outside.
     """
     height, width = model_input["image"].shape[-2:]
     scaled = Boxes(boxes.float().clone())
     # As detectron2's postprocessing takes the size of the image itself.
     own_height, own_width = model_input.get("height", height), model_input.get("width", width)
     scaled.scale(width / own_width, height / own_height)
+    # As a detection is, before the mask head sees it; postprocessing pastes into the clipped box.
+    scaled.clip((height, width))
     return Instances(
         (height, width),
         pred_boxes=scaled,

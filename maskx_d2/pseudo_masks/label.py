@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from .model_masks import (
 )
 from .plan import Plan
 from .progress import ProgressFile, Shards, parameters_of
+from .rewrite import read_header
 from .task import Result, Task
 
 __all__ = ["RunTasks", "Shard", "label_boxes", "merge_shards"]
@@ -127,12 +129,15 @@ def label_boxes(
     shard = shard or Shard()
     check_paths(json_file, image_root, output)
     loaded = load_model(config_file, weights, opts)
+    check_takes_boxes(loaded.model)
+    thing_classes = list(loaded.metadata.get("thing_classes") or [])
     boxes_only, description = boxes_only_of(json_file, split, progress)
     model_hash = sha256_of(PathManager.get_local_path(weights))
     described = {
         "method": "model",
         "model_sha256": model_hash,
         "settings_sha256": settings_hash(config_file, opts),
+        "thing_classes_sha256": sha256("\n".join(thing_classes).encode()).hexdigest(),
         "renamed": dict(sorted((renamed or {}).items())),
         "skip_unknown": skip_unknown,
         "split": description,
@@ -144,18 +149,24 @@ def label_boxes(
         return before
     plan = Plan(json_file, boxes_only, progress)
     names = read_categories(json_file, progress=progress)
+    if plan.category_ids - set(names):
+        raise ValueError(
+            f"{json_file} has annotations of category_id "
+            f"{', '.join(map(str, sorted(plan.category_ids - set(names))))}, which is not in "
+            "'categories'."
+        )
     classes = categories_of_model(
-        {i: names[i] for i in sorted(plan.category_ids) if i in names},
-        loaded.metadata.get("thing_classes") or [],
+        {i: names[i] for i in sorted(plan.category_ids)},
+        thing_classes,
         renamed=renamed,
         skip_unknown=skip_unknown,
         class_agnostic=is_class_agnostic(loaded.model),
     )
-    check_takes_boxes(loaded.model)
     labeller = Labeller(config_file, weights, tuple(opts), classes, {"mask_model": model_hash[:12]})
     if run_tasks is None:
         masks = ModelMasks(loaded, labeller.classes, labeller.fields)
         run_tasks = partial(_run_here, masks=masks, workers=workers)
+    del loaded  # others who load it may need its place on the GPU
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with ProgressFile(progress_path, described) as done:
         run = partial(run_tasks, labeller)
@@ -195,13 +206,22 @@ def merge_shards(
     paths = [Shard(i, count).progress_file(output) for i in range(1, count + 1)]
     if not Path(json_file).is_file():
         raise FileNotFoundError(f"file '{json_file}' does not exist.")
+    source = sha256_of(json_file)
+    header = read_header(output) if Path(output).is_file() else None
+    if header is not None and header["parameters"].get("source_sha256") == source:
+        # It was written already; a kill may have left some of the parts.
+        report = finished_before(output, header["parameters"])
+        if report is not None:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            return report
     for i, path in enumerate(paths, start=1):
         if not path.is_file():
             raise FileNotFoundError(
                 f"file '{path}' does not exist; run --shard {i}/{count} with the same --output."
             )
     described = parameters_of(paths[0])
-    if described.get("source_sha256") != sha256_of(json_file):
+    if described.get("source_sha256") != source:
         raise ValueError(f"{paths[0]} is not of '{json_file}', or that has changed since.")
     finished_before(output, described)
     with ExitStack() as stack:

@@ -106,19 +106,31 @@ class ModelMasks:
             if box.category_id in self._classes
             and box_pixels(box.xywh, task.height, task.width) is not None
         ]
+        if not known:
+            return Result(task, [])
+        model = self._loaded.model
+        features = model.backbone(model.preprocess_image([model_input]).tensor)
         masks = []
         for start in range(0, len(known), _BOXES_AT_ONCE):
             boxes = known[start : start + _BOXES_AT_ONCE]
-            masks += self._masks(task, model_input, boxes)
+            masks += self._masks(task, model_input, features, boxes)
         return Result(task, masks)
 
-    def _masks(self, task: Task, model_input: dict[str, Any], boxes: list[Box]) -> list[Mask]:
+    def _masks(
+        self,
+        task: Task,
+        model_input: dict[str, Any],
+        features: dict[str, Tensor],
+        boxes: list[Box],
+    ) -> list[Mask]:
         xywh = torch.tensor([box.xywh for box in boxes], dtype=torch.float64)
         xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
         classes = torch.tensor([self._classes[box.category_id] for box in boxes])
-        given = given_instances(model_input, xyxy, classes)
+        given = given_instances(model_input, xyxy, classes).to(self._loaded.model.device)
         inputs = [model_input | {"height": task.height, "width": task.width}]
-        raw: list[Instances] = self._loaded.model.inference(inputs, [given], do_postprocess=False)
+        # As GeneralizedRCNN.inference does, which would run the backbone for each part.
+        heads = self._loaded.model.roi_heads
+        raw: list[Instances] = heads.forward_with_given_boxes(features, [given])
         scores = _mask_scores(raw[0].pred_masks).tolist()
         found = postprocess_to_rles(raw, inputs)[0]["instances"]
         counts = dict(zip(found.given.tolist(), (rle["counts"] for rle in found.pred_masks.rles)))
@@ -187,7 +199,7 @@ def is_class_agnostic(model: nn.Module) -> bool:
     if isinstance(model.roi_heads, MaskXMixin):
         return False
     predictor = getattr(getattr(model.roi_heads, "mask_head", None), "predictor", None)
-    return getattr(predictor, "out_channels", None) == 1
+    return getattr(predictor, "out_channels", None) == 1 and model.roi_heads.num_classes > 1
 
 
 def check_takes_boxes(model: nn.Module) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +16,8 @@ from typing import Any, Protocol
 from .task import Mask
 
 __all__ = ["Progress", "ProgressFile", "Shards", "parameters_of"]
+
+logger = logging.getLogger(__name__)
 
 _CACHED_IMAGES = 4096  # COCO's annotations are not in the order of the images
 
@@ -60,18 +64,27 @@ class ProgressFile:
         self._offsets: dict[int, int] = {}  # image → where its line starts
         self._file = self.path.open("a+b")
         try:
-            # The lock goes when the process does, however it ends.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
             self._load(parameters)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(
-                f"{self.path} is in use: another call writes the same output; wait for it."
-            ) from None
-        except ValueError:
+        except BaseException:
             self._file.close()
             raise
         self._read = lru_cache(_CACHED_IMAGES)(self._read_line)
+
+    def _lock(self) -> None:
+        """The lock goes when the process does, however it ends."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{self.path} is in use: another call writes the same output; wait for it."
+            ) from None
+        except OSError as e:  # a shared disk without locks
+            if e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            logger.warning(
+                f"the disk of {self.path} has no locks: don't start the same job twice at a time."
+            )
 
     def __contains__(self, image: int) -> bool:
         return image in self._offsets

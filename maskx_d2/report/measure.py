@@ -80,7 +80,7 @@ def measure(run: Run, loaded: LoadedModel, dataset: str, *, tasks: tuple[str, ..
         dataset: a registered data set, with a ground truth.
         tasks: ``bbox`` and perhaps ``segm``.
     """
-    folder = run.weights.parent / "report" / dataset
+    folder = run.weights.parent / "report" / run.weights.stem / dataset
     about = {"version": _VERSION, "tasks": list(tasks), "key": _key(run, dataset)}
     if _is_kept(folder, about):
         logger.info(f"{run.name}: the figures on {dataset} are those of {folder}")

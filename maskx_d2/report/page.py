@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .._files import written_whole
@@ -68,13 +70,18 @@ def make_report(
     dataset = dataset or loaded[0].metadata.get("name")
     if not dataset or dataset not in DatasetCatalog.list():
         raise ValueError(f"data set '{dataset}' is not registered; name another with --dataset.")
+    kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
+    if kind != "coco":
+        raise ValueError(f"data set '{dataset}' has metrics of its own ({kind}), not COCO's.")
     records = DatasetCatalog.get(dataset)
     names: list[str] = MetadataCatalog.get(dataset).thing_classes
     for run, model in zip(every, loaded):
         others = model.metadata.get("thing_classes")
         if others is not None and list(others) != list(names):
             raise ValueError(f"model '{run.name}' has other categories than '{dataset}'.")
-    with_masks = [bool(getattr(m.model.roi_heads, "mask_on", False)) for m in loaded]
+    with_masks = [
+        bool(getattr(getattr(m.model, "roi_heads", None), "mask_on", False)) for m in loaded
+    ]
     models = [
         _Model(
             run,
@@ -137,14 +144,22 @@ def _context(
 
 
 def _about(model: _Model) -> dict[str, Any]:
-    iterations = [line["iteration"] + 1 for line in model.run.history if "total_loss" in line]
     return {
         "name": model.run.name,
         "is_oracle": model.is_oracle,
         "checkpoint": model.run.weights.name,
         "sha256": hashlib.sha256(model.run.weights.read_bytes()).hexdigest(),
-        "iterations": max(iterations, default=None),
+        "iterations": _iterations(model.run),
     }
+
+
+def _iterations(run: Run) -> int | None:
+    """As the checkpoint says; None if it doesn't."""
+    try:
+        content = torch.load(run.weights, map_location="cpu", mmap=True, weights_only=True)
+        return int(content["iteration"]) + 1
+    except (KeyError, TypeError, RuntimeError, pickle.UnpicklingError):  # .pkl files and others
+        return None
 
 
 def _detections(models: list[_Model], split: ClassSplit | None) -> dict[str, Any]:

@@ -50,15 +50,18 @@ def find_run(path: str | os.PathLike[str], name: str | None = None) -> Run:
         raise FileNotFoundError(
             f"folder '{folder}' has no config.yaml; name the OUTPUT_DIR of a training."
         )
-    history = []
+    history: dict[int, dict[str, Any]] = {}
     metrics = folder / "metrics.json"
     if metrics.is_file():
         for line in metrics.read_text(encoding="utf-8").splitlines():
             try:
-                history.append(json.loads(line))
+                said = json.loads(line)
             except ValueError:  # the last line of a run that was killed
                 continue
-    return Run(name or folder.absolute().name, config_file, weights, history)
+            # A resumed run says some iterations again.
+            history[said["iteration"]] = history.get(said["iteration"], {}) | said
+    ordered = [history[iteration] for iteration in sorted(history)]
+    return Run(name or folder.absolute().name, config_file, weights, ordered)
 
 
 def _last_checkpoint(folder: Path) -> Path:

@@ -138,6 +138,21 @@ def test_a_command_that_does_not_exist(folder, capfd):
     assert "no-such-command can't be started (No such file" in capfd.readouterr().out
 
 
+def test_a_full_disk_is_one_sentence_and_the_next_call_goes_on(folder, monkeypatch, capfd):
+    grid()
+
+    def full(cell, metrics):
+        raise OSError(28, "No space left on device", str(cell.folder / "done.json"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cell_files, "record_done", full)
+        assert cli.main(["experiments", "run", "grid.yaml"]) == 1
+    err = capfd.readouterr().err
+    assert "No space left on device" in err and "the same command goes on from here." in err
+    assert "Traceback" not in err
+    assert cli.main(["experiments", "run", "grid.yaml"]) == 0
+
+
 def test_workers_run_side_by_side_each_with_its_own_device_and_threads(capfd):
     cores = len(os.sched_getaffinity(0))
     g = grid(common=["SECONDS", 0.2])

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_cfg, write_coco
-from detectron2.data.datasets import load_coco_json
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
+from maskx_d2 import ClassSplit
 from maskx_d2.cli import main
+from maskx_d2.data import register_partial
 from maskx_d2.engine import load_model
 from maskx_d2.pseudo_masks import label_boxes, model_masks
 
@@ -32,7 +35,9 @@ AGNOSTIC = (
 # Does one image and is killed with half a line of its progress written.
 KILLED = """
 import os, signal, sys
+from maskx_d2 import ClassSplit
 from maskx_d2.cli import main
+from maskx_d2.data import register_partial
 from maskx_d2.pseudo_masks.progress import ProgressFile
 
 def add(self, image, masks, add=ProgressFile.add):
@@ -147,6 +152,44 @@ def test_they_are_the_masks_of_detectron2s_own_inference(command, model, pets, t
     assert compared > 4
 
 
+def test_a_box_that_reaches_out_of_the_image_is_its_part_inside(command, pets, tmp_path):
+    content = json.loads(pets[0].read_text())
+    boxes = [a for a in content["annotations"] if "segmentation" not in a and not a["iscrowd"]]
+    results = []
+    for box in ([-20, -6, 40, 30], [0, 0, 20, 24]):
+        boxes[0]["bbox"] = box
+        pets[0].write_text(json.dumps(content))
+        assert main([*command, "--output", str(tmp_path / f"{box[0]}.json")]) == 0
+        results.append(annotations_of(tmp_path / f"{box[0]}.json"))
+    (before,), (after,) = ([a for a in found if a["id"] == boxes[0]["id"]] for found in results)
+    assert before["segmentation"] == after["segmentation"]
+    assert before["mask_score"] == after["mask_score"]
+    assert before["bbox"] == [-20, -6, 40, 30]
+
+
+def test_a_registered_split_takes_no_real_mask_away(model, pets, tmp_path):
+    register_coco_instances("pets_with_masks", {}, str(pets[0]), str(pets[1]))
+    register_partial(
+        "pets_split",
+        base="pets_with_masks",
+        split=ClassSplit("s", {"dog", "cup", "car"}, {"cat"}),
+        keep_masks=True,
+    )
+    (tmp_path / "split.json").write_text(
+        json.dumps({"with_masks": ["dog", "cup", "car"], "boxes_only": ["cat"]})
+    )
+    argv = ["label", *model, "--dataset", "pets_split", "--workers", "0", "--output"]
+    assert main([*argv, str(tmp_path / "kept.json")]) == 0
+    assert main([*argv, str(tmp_path / "b.json"), "--split", str(tmp_path / "split.json")]) == 0
+    old = annotations_of(pets[0])
+    for name, of_cats in (("kept.json", False), ("b.json", True)):
+        for before, after in zip(old, annotations_of(tmp_path / name), strict=True):
+            if before["category_id"] == 1:
+                assert ("mask_source" in after) == of_cats
+            elif not before["iscrowd"]:
+                assert ("mask_source" in after) == (not of_cats)
+
+
 def test_parts_and_chunks_give_the_same_file(command, pets, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
     assert main([*command, "--output", str(whole)]) == 0
@@ -161,6 +204,9 @@ def test_parts_and_chunks_give_the_same_file(command, pets, tmp_path, monkeypatc
     assert parts.read_bytes() == whole.read_bytes()
     assert sorted(p.name for p in tmp_path.glob("*.json*")) == ["parts.json", "whole.json"]
     assert main([*command, "--output", str(whole)]) == 0  # finds it done
+    (tmp_path / "parts.json.2-of-3.jsonl").touch()  # left by a kill
+    assert main(merge) == 0
+    assert not list(tmp_path.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("shard", [[], ["--shard", "1/2"]], ids=["whole", "part"])
@@ -235,6 +281,27 @@ def test_categories_that_the_model_does_not_know(command, pets, tmp_path, capsys
     for annotation in annotations_of(tmp_path / "out.json"):
         if not annotation["iscrowd"]:
             assert ("segmentation" in annotation) == (annotation["category_id"] != 10)
+
+
+def test_an_annotation_of_no_category_is_an_error(command, pets, tmp_path, capsys):
+    content = json.loads(pets[0].read_text())
+    content["annotations"][1]["category_id"] = 77
+    pets[0].write_text(json.dumps(content))
+    assert main([*command, "--output", str(tmp_path / "out.json")]) == 1
+    assert "category_id 77, which is not in 'categories'" in capsys.readouterr().err
+
+
+def test_parts_of_models_whose_classes_are_in_another_order_are_not_merged(
+    command, model, pets, tmp_path, capsys
+):
+    output = tmp_path / "parts.json"
+    assert main([*command, "--output", str(output), "--shard", "1/2"]) == 0
+    MetadataCatalog.get("pets").thing_classes = ["dog", "cat", "cup", "car"]
+    assert main([*command, "--output", str(output), "--shard", "2/2"]) == 0
+    merge = ["label", "--merge", "2", "--dataset-json", str(pets[0]), "--output", str(output)]
+    capsys.readouterr()
+    assert main(merge) == 1
+    assert "is of a job with thing_classes_sha256" in capsys.readouterr().err
 
 
 def test_any_category_will_do_where_masks_do_not_depend_on_it(command, pets, tmp_path):

@@ -64,8 +64,8 @@ def test_a_watched_training_is_the_same_training(kind, pets, tmp_path):
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
     (events,) = folder.glob("events.out.tfevents.*")
     found = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
-    assert sorted(found.Tags()["images"]) == [f"predictions/{i}.png" for i in range(4)]
-    pictures = found.Images("predictions/0.png")
+    assert sorted(found.Tags()["images"]) == [f"predictions/{i}_{i}.png" for i in range(4)]
+    pictures = found.Images("predictions/0_0.png")
     assert [picture.step for picture in pictures] == [1, 3]
     # Detections, masks on true boxes, truth: each enlarged to 640 pixels.
     assert {picture.width for picture in pictures} == {3 * 640 + 2 * 4}

@@ -124,6 +124,21 @@ def test_a_coco_file_with_the_data_sets_own_ids(trained, pets, tmp_path):
     assert len(coco.loadRes(content["annotations"]).anns) == len(expected)
 
 
+def test_a_data_set_of_other_categories_is_refused(trained, tmp_path, capsys):
+    json_file, images = write_coco(tmp_path / "fruit", categories=("apple", "pear"))
+    register_coco_instances("fruit", {}, str(json_file), str(images))
+    register_coco_instances("gone", {}, str(tmp_path / "gone.json"), str(images))
+    argv = ["predict", *trained, "--json", str(tmp_path / "found.json"), "--dataset"]
+    for name, said in (
+        ("fruit", "are not those of 'fruit'"),
+        ("gone", "data set 'gone' is not there"),
+    ):
+        with pytest.raises(SystemExit) as e:
+            main([*argv, name])
+        assert e.value.code == 2
+        assert said in capsys.readouterr().err
+
+
 def test_some_categories_beside_another_model(trained, pets, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()

@@ -120,7 +120,7 @@ def test_its_figures_are_the_evaluators(runs, tmp_path, capsys):
     # Nothing from elsewhere, and a second report does not evaluate again.
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", first)
     assert "@import" not in first and "url(http" not in first
-    about = runs[0] / "report" / "pets_val" / "about.json"
+    about = runs[0] / "report" / "model_final" / "pets_val" / "about.json"
     before = about.stat().st_mtime_ns
     assert main(command) == 0
     assert about.stat().st_mtime_ns == before and page.read_text() == first

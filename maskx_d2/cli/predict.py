@@ -116,7 +116,12 @@ class _Predictions:
             metadata = MetadataCatalog.get(args.dataset)
             for heading, model in zip(_headings(args), models):
                 names = model.metadata.get("thing_classes")
-                if names is not None and list(names) != list(metadata.thing_classes):
+                heads = getattr(model.model, "roi_heads", None)
+                if (
+                    len(metadata.thing_classes) != heads.num_classes
+                    if names is None and heads is not None
+                    else names is not None and list(names) != list(metadata.thing_classes)
+                ):
                     args.parser.error(
                         f"the categories of model {heading} are not those of '{args.dataset}'"
                     )

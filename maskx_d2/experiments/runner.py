@@ -209,6 +209,12 @@ class _Queue(contextlib.AbstractContextManager["_Queue"]):
     def _finish(self, run: _Run) -> None:
         self.running.remove(run)
         self.free.append(run.slot)
+        try:
+            self._record(run)
+        finally:
+            os.close(run.lock)
+
+    def _record(self, run: _Run) -> None:
         _signal(run, signal.SIGKILL)  # what a training that crashed has left of its workers
         cell, code = run.cell, run.process.returncode
         metrics = files.final_metrics(cell.folder, self.columns.values())
@@ -226,7 +232,6 @@ class _Queue(contextlib.AbstractContextManager["_Queue"]):
             label, metric = next(iter(self.columns.items()))
             result = f": {label} {metrics[metric]:.2f}" if metric in metrics else ""
             _say(f"{cell.name}: finished {after}{result}")
-        os.close(run.lock)
 
     def _fail(self, cell: Cell, reason: str, exit_code: int) -> None:
         with contextlib.suppress(ValueError):

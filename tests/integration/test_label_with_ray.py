@@ -11,6 +11,7 @@ from test_label import model, pets  # noqa: F401  fixtures
 from maskx_d2.cli import main
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("no_registration_left")
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "label_with_ray.py"
 
 

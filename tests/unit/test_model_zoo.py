@@ -5,9 +5,14 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from maskx_d2 import model_zoo
-from maskx_d2.modeling import MaskXROIHeads, SupervisedMasksOnly
+from maskx_d2.modeling import (
+    MaskXROIHeads,
+    OpenVocabularyMaskXROIHeads,
+    SupervisedMasksOnly,
+)
 
 YAMLS = [n for n in model_zoo.list_configs() if n.startswith("coco/") and n.endswith(".yaml")]
+OPEN_VOCABULARY = "coco/nonvoc2voc/open_vocabulary_R_50_FPN_1x.yaml"
 
 
 def test_the_papers_configs_are_all_there():
@@ -18,7 +23,7 @@ def test_the_papers_configs_are_all_there():
                 assert f"coco/{direction}/{method}_R_{depth}_FPN_1x.yaml" in names
 
 
-@pytest.mark.parametrize("name", [n for n in YAMLS if "table1" not in n])
+@pytest.mark.parametrize("name", [n for n in YAMLS if "table1" not in n and n != OPEN_VOCABULARY])
 def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     cfg = model_zoo.get_config(name)
     assert isinstance(cfg, CfgNode)
@@ -45,6 +50,21 @@ def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     assert (heads.mask_head.mlp_branch is None) is ("no_mlp" in name)
     if "no_mlp" not in name:
         assert sum(p.numel() for p in heads.mask_head.mlp_branch.parameters()) == 157_352_720
+
+
+def test_the_open_vocabulary_is_of_the_vectors_that_it_is_given(tmp_path):
+    cfg = model_zoo.get_config(OPEN_VOCABULARY)
+    torch.save(torch.randn(80, 16), tmp_path / "vectors.pt")
+    (tmp_path / "vectors.json").write_text('{"order": "dataset"}')
+    cfg.MODEL.MASKX.EMBEDDING_FILE = str(tmp_path / "vectors.pt")
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    heads = build_model(cfg).roi_heads
+    assert isinstance(heads, OpenVocabularyMaskXROIHeads)
+    assert heads.box_predictor.cls_score.class_vectors.shape == (80, 16)
+    assert next(heads.weight_transfer.parameters()).shape == (256, 16)
+    assert cfg.DATASETS.TRAIN == ("coco_2017_train_nonvoc2voc",)
+    assert cfg.DATASETS.TEST == ("coco_2017_val_nonvoc2voc",)
 
 
 # T's input, its hidden layers, its slope, stop-gradient, MLP branch and its rank

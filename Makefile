@@ -28,7 +28,7 @@ install: $(STAMP)
 
 $(STAMP): setup.py pyproject.toml requirements/runtime.txt requirements/dev.txt requirements/detectron2.txt tools/install_detectron2.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11")'
-	@echo "Installing into $(VENV): about 5.5 GB, a few minutes."
+	@echo "Installing into $(VENV): about 6.6 GB, a few minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir --progress-bar on -r requirements/dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir --quiet --no-deps lvis==0.5.3  # its dependencies would bring another OpenCV

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..pseudo_masks import Report, Shard, label_boxes, merge_shards
 from .pseudo_masks import describe
-from .sources import SPLITS, Source, find_source
+from .sources import SPLITS, Source, add_file_arguments, find_source
 
 __all__ = ["add_parser"]
 
@@ -41,15 +41,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--config-file", help="the model's config, .yaml or .py")
     parser.add_argument("--weights", help="the model's checkpoint, .pth or .pkl")
-    parser.add_argument(
-        *("--dataset-json", "--dataset"),
-        dest="dataset",
-        required=True,
-        metavar="FILE",
-        help="a COCO JSON file, or a registered data set that is one",
-    )
-    parser.add_argument("--image-root", help="folder of a JSON file's images")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the copy to write")
+    add_file_arguments(parser)
     parser.add_argument(
         "--split",
         help="make masks for all boxes of its set B, whatever the file has of them: a split file, "

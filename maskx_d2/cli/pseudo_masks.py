@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pseudo_masks import Parameters, Report, generate_pseudo_masks
-from .sources import SPLITS, find_source
+from .sources import SPLITS, add_file_arguments, find_source
 
 __all__ = ["add_parser", "describe"]
 
@@ -40,15 +40,7 @@ def add_parser(commands: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.add_argument("--method", choices=["grabcut"], default="grabcut", help="(grabcut)")
-    parser.add_argument(
-        *("--dataset-json", "--dataset"),
-        dest="dataset",
-        required=True,
-        metavar="FILE",
-        help="a COCO JSON file, or a registered data set that is one",
-    )
-    parser.add_argument("--image-root", help="folder of a JSON file's images")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the copy to write")
+    add_file_arguments(parser)
     parser.add_argument(
         "--split", help=f"which categories have masks: a split file, or {', '.join(SPLITS)}"
     )

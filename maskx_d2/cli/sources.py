@@ -12,7 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 from ..data.check import Split
 from ..splits import coco_nonvoc2voc, coco_voc2nonvoc, load_split, shapes_a27b9
 
-__all__ = ["SPLITS", "Source", "find_source"]
+__all__ = ["SPLITS", "Source", "add_file_arguments", "find_source"]
 
 #: The presets that ``--split`` knows by name.
 SPLITS = {"voc2nonvoc": coco_voc2nonvoc, "nonvoc2voc": coco_nonvoc2voc, "a27b9": shapes_a27b9}
@@ -26,6 +26,19 @@ class Source:
     image_root: str | None
     split: Split | None
     keeps_masks_of_boxes_only: bool = False
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a command takes that writes a COCO file again: the file, its images, the copy."""
+    parser.add_argument(
+        *("--dataset-json", "--dataset"),
+        dest="dataset",
+        required=True,
+        metavar="FILE",
+        help="a COCO JSON file, or a registered data set that is one",
+    )
+    parser.add_argument("--image-root", help="folder of a JSON file's images")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the copy to write")
 
 
 def find_source(args: argparse.Namespace) -> Source:

@@ -36,6 +36,7 @@ setup(
         "matplotlib",
         "numpy",
         "pycocotools",
+        "scipy",
         "shtab",
         "tabulate",
         "tqdm",

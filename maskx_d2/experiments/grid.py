@@ -113,6 +113,7 @@ class Grid:
         shared: the runs that others start from.
         splits, methods: names; a grid without splits has the one split "".
         columns: label → metric, such as ``segm_B/AP``; the first is the main one.
+        reference: the method that the others are compared with in the main column, or "".
         published: (split, method, metric) → a paper's figure.
         source: the paper.
     """
@@ -123,6 +124,7 @@ class Grid:
     splits: tuple[str, ...]
     methods: tuple[str, ...]
     columns: Mapping[str, str]
+    reference: str
     published: Mapping[tuple[str, str, str], float]
     source: str
 
@@ -227,6 +229,7 @@ class _Reader:
             tuple(self.splits),
             tuple(self.methods),
             columns,
+            self._reference(),
             published,
             source,
         )
@@ -289,11 +292,19 @@ class _Reader:
         )
 
     def _columns(self) -> dict[str, str]:
-        table = _mapping(self.raw["table"], "table", ("columns",), ("columns",))
+        table = _mapping(self.raw["table"], "table", ("columns", "reference"), ("columns",))
         columns = _mapping(table["columns"], "columns of table")
         if not columns:
             raise ValueError("columns of table is empty.")
         return {str(k): _text(v, f"column '{k}'") for k, v in columns.items()}
+
+    def _reference(self) -> str:
+        """The method that others are compared with, if the table names one."""
+        reference = self.raw["table"].get("reference")
+        if reference is None:
+            return ""
+        _known(reference, self.methods, "method in reference of table")
+        return str(reference)
 
     def _published(
         self, columns: Mapping[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,11 @@ def markdown(grid: Grid, results: Sequence[CellResult]) -> str:
         parts += [f"## {split}"] if split else []
         parts += [_split_table(grid, results, split)]
     parts.append("Mean ± standard deviation over seeds (number of seeds).")
+    if grid.reference:
+        parts.append(
+            f"Less {grid.reference}: mean of the differences within each seed, and its 95 % "
+            "confidence interval (Student's t). They are of the first column."
+        )
     parts += [f"Paper: {grid.source}."] if grid.source else []
     parts += _missing(results)
     return "\n\n".join(parts) + "\n"
@@ -92,6 +97,18 @@ def _split_table(grid: Grid, results: Sequence[CellResult], split: str) -> str:
         if any(value is not None for value in published):
             headers.append("paper")
             columns.append(["-" if value is None else f"{value:.1f}" for value in published])
+    if grid.reference:
+        metric = next(iter(grid.columns.values()))
+        by_method = {m: _by_seed(results, split, m, metric) for m in grid.methods}
+        headers.append(f"less {grid.reference}")
+        columns.append(
+            [
+                ""
+                if m == grid.reference
+                else _difference_text(by_method[m], by_method[grid.reference])
+                for m in grid.methods
+            ]
+        )
     align = ["left", *["right"] * (len(headers) - 1)]
     rows = zip(*columns)
     text: str = tabulate(rows, headers, "pipe", colalign=align, disable_numparse=True)
@@ -100,11 +117,31 @@ def _split_table(grid: Grid, results: Sequence[CellResult], split: str) -> str:
 
 def _values(results: Sequence[CellResult], split: str, method: str, metric: str) -> list[float]:
     """One for each seed that is done."""
-    return [
-        r.metrics[metric]
+    return list(_by_seed(results, split, method, metric).values())
+
+
+def _by_seed(
+    results: Sequence[CellResult], split: str, method: str, metric: str
+) -> dict[int, float]:
+    return {
+        r.cell.seed: r.metrics[metric]
         for r in results
         if (r.cell.split, r.cell.method) == (split, method) and metric in r.metrics
-    ]
+    }
+
+
+def _difference_text(method: Mapping[int, float], reference: Mapping[int, float]) -> str:
+    """Of the seeds that both have; with one seed there is no interval."""
+    seeds = [seed for seed in method if seed in reference]
+    if not seeds:
+        return "-"
+    differences = np.array([method[seed] - reference[seed] for seed in seeds])
+    if len(seeds) == 1:
+        return f"{differences[0]:+.1f}"
+    from scipy import stats  # as matplotlib below
+
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return f"{differences.mean():+.1f} ± {(interval.high - interval.low) / 2:.1f}"
 
 
 def _cell_text(values: Sequence[float]) -> str:

@@ -74,6 +74,30 @@ def test_table(grid, tmp_path):
     )
 
 
+def test_differences_are_taken_seed_by_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("SEED: 1\n")
+    with_reference = GRID.replace("table: {", "table: {reference: class-agnostic, ")
+    (tmp_path / "grid.yaml").write_text(with_reference)
+    grid = load_grid("grid.yaml")
+    # Seeds differ by far more than methods do, which a comparison of means would drown in.
+    for cell, ap in zip(grid.cells[:6], (10.0, 20.0, 30.0, 11.0, 22.0, 33.0)):
+        done(cell, ap)
+    table = [line.split("|") for line in write_results(grid, tmp_path).splitlines() if "|" in line]
+    assert table[0][-2].strip() == "less class-agnostic"
+    assert table[2][-2].strip() == ""
+    # 1, 2, 3: mean 2, standard error 1 / sqrt(3), and the 97.5 % quantile of t with 2 degrees.
+    assert table[3][-2].strip() == f"+2.0 ± {4.303 / 3**0.5:.1f}"
+
+
+def test_reference_must_be_a_method(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("SEED: 1\n")
+    (tmp_path / "grid.yaml").write_text(GRID.replace("table: {", "table: {reference: agnostic, "))
+    with pytest.raises(ValueError, match="method in reference of table"):
+        load_grid("grid.yaml")
+
+
 def test_csv_has_a_row_for_each_cell_and_all_metrics(grid, tmp_path):
     fill(grid)
     write_results(grid, tmp_path)

@@ -8,14 +8,12 @@ the place that detectron2's own mask head has for it, it makes a plain Mask R-CN
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -23,12 +21,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from .._files import written_whole
+from ..engine.exact_loading import load_exactly
 from ..engine.lazy_main import is_lazy
 from ..engine.yaml_main import load_config
 from ..modeling import MaskXConvUpsampleHead, MaskXMixin, OpenVocabularyMaskXROIHeads
 from .baked_config import BakedModel, baked_cfg, baked_lazy, plain_roi_heads
 
-__all__ = ["Baked", "bake", "baked_state_dict", "load_exactly"]
+__all__ = ["Baked", "bake", "baked_state_dict"]
 
 #: Probabilities of masks that differ by more than this are not the same model's.
 _TOLERANCE = 1e-4
@@ -176,47 +175,6 @@ def baked_state_dict(model: nn.Module) -> dict[str, Tensor]:
     state[f"{_PREDICTOR}.weight"] = class_weights[:, :, None, None].cpu().clone()
     state[f"{_PREDICTOR}.bias"] = torch.zeros(len(class_weights))
     return state
-
-
-def load_exactly(model: nn.Module, weights: str) -> None:
-    """
-    Load a checkpoint that has each of the model's parameters, in its shape, and no others.
-
-    Detectron2 logs what does not fit and goes on, which is right to start a training, and would
-    bake random numbers here.
-
-    Raises:
-        ValueError: if it is not such a checkpoint.
-    """
-    checkpointer = _StrictCheckpointer(model)
-    try:
-        checkpointer.load(weights, checkpointables=[])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as e:
-        raise ValueError(f"'{weights}' is not a checkpoint of detectron2's.") from e
-    problems = checkpointer.problems
-    if problems:
-        more = f", and {len(problems) - 3} more of the kind" if len(problems) > 3 else ""
-        raise ValueError(
-            f"checkpoint '{weights}' is not of this config's model: {'; '.join(problems[:3])}"
-            f"{more}. Give the config.yaml that its training has left."
-        )
-
-
-class _StrictCheckpointer(DetectionCheckpointer):
-    """Remembers what did not fit, in words."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.problems: list[str] = []
-
-    def _load_model(self, checkpoint: Any) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        wrong = incompatible.incorrect_shapes
-        self.problems = [f"{k} is {tuple(c)} instead of {tuple(m)}" for k, c, m in wrong]
-        shapes = {k for k, _, _ in wrong}
-        self.problems += [f"{k} is missing" for k in incompatible.missing_keys if k not in shapes]
-        self.problems += [f"the model has no {k}" for k in incompatible.unexpected_keys]
-        return incompatible
 
 
 def _read(config_file: str, opts: Sequence[str]) -> CfgNode | DictConfig:

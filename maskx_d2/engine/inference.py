@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from omegaconf import OmegaConf
 from torch import nn
 
-from .checkpointing import MaskXCheckpointer
+from .exact_loading import load_exactly
 from .lazy_main import as_text, dataset_names, is_lazy
 from .model_card import card_split
 from .yaml_main import load_config
@@ -66,6 +66,8 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
 
     Raises:
         FileNotFoundError: if the config file or the checkpoint does not exist.
+        ValueError: if the checkpoint lacks parameters of the config's model, has them in other
+            shapes, or is no checkpoint.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for path in (config_file, weights):
@@ -84,10 +86,9 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
     metadata = MetadataCatalog.get(datasets[0]) if datasets else Metadata()
     if datasets and not metadata.get("thing_classes") and datasets[0] in DatasetCatalog.list():
         DatasetCatalog.get(datasets[0])  # a COCO JSON names its categories when it is loaded
-    checkpointer = MaskXCheckpointer(model, datasets=datasets)
-    checkpointer.load(weights)
-    if not metadata.get("thing_classes") and checkpointer.card is not None:
-        metadata = _metadata_of(checkpointer.card)
+    card = load_exactly(model, weights, datasets=datasets, allow_more=True)
+    if not metadata.get("thing_classes") and card is not None:
+        metadata = _metadata_of(card)
     return LoadedModel(model.eval(), mapper, metadata)
 
 

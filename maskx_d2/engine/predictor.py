@@ -58,7 +58,8 @@ class Predictor:
 
         Raises:
             FileNotFoundError: if the config file or the checkpoint does not exist.
-            ValueError: if the model has no such category.
+            ValueError: if the checkpoint is not of the config's model, or the model has no such
+                category.
         """
         loaded = load_model(config_file, weights, opts)
         self.model = loaded.model

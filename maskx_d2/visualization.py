@@ -123,8 +123,9 @@ def _draw(
 ) -> _Image:
     scale = readable_scale(image) if scale is None else scale
     split = metadata.get("class_split")
-    thing_classes = metadata.get("thing_classes")
-    names = [thing_classes[c] if thing_classes else f"category {c}" for c in classes]
+    thing_classes = metadata.get("thing_classes") or []
+    # A model may have more categories than its data set names.
+    names = [thing_classes[c] if c < len(thing_classes) else f"category {c}" for c in classes]
     colors = [COLOR_B if split and n in split.boxes_only else COLOR_A for n in names]
     texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else list(names)
     visualizer = Visualizer(image, metadata, scale=scale)

@@ -35,6 +35,7 @@ from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, rle_evaluation
 from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
+from .category_counts import check_category_counts
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
 from .monitoring import BestCheckpointer, PredictionImages
@@ -78,6 +79,8 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     )
     bare_model = getattr(model, "module", model)
     train_loader = build_train_loader(cfg)
+    trained_on = _names(cfg, "train")
+    check_category_counts(bare_model, trained_on, "model.roi_heads.num_classes")
     if isinstance(instantiate(cfg.dataloader.train.mapper), PartialMaskDatasetMapper):
         check_supervised_masks_only(bare_model)
     cfg.optimizer.params.model = bare_model
@@ -144,11 +147,12 @@ def _saved_config(folder: str) -> str:
 
 def dataset_names(cfg: DictConfig) -> list[str]:
     """Those that a config tests on, followed by those that it trains on."""
-    found = []
-    for part in ("test", "train"):
-        names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") or []
-        found += [names] if isinstance(names, str) else list(names)
-    return found
+    return [*_names(cfg, "test"), *_names(cfg, "train")]
+
+
+def _names(cfg: DictConfig, part: str) -> list[str]:
+    names = OmegaConf.select(cfg, f"dataloader.{part}.dataset.names") or []
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _train_on_cached_rois(cfg: DictConfig, trainer: SimpleTrainer) -> ShuffledRoIs:

@@ -89,6 +89,9 @@ class Predictor:
         with rle_masks(self.model) if rles else nullcontext():
             output = self.model([self._model_input(image)])[0]["instances"]
         kept = output.scores >= self._confidence
+        names = self.metadata.get("thing_classes")
+        if names:  # categories of the model beyond the data set's had no instance in training
+            kept &= output.pred_classes < len(names)
         if self._classes is not None:
             kept &= torch.isin(output.pred_classes, self._classes.to(output.pred_classes.device))
         instances: Instances = output[kept].to("cpu")

@@ -23,6 +23,7 @@ from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, SplitCOCOEvaluator, SplitLVISEvaluator, rle_evaluation
 from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
+from .category_counts import check_category_counts
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
 from .monitoring import BestCheckpointer, PredictionImages
@@ -52,6 +53,10 @@ class MaskXTrainer(DefaultTrainer):
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         with _ddp_on_cpu() if on_cpu else nullcontext():
             super().__init__(cfg)
+        # Not earlier: a data set may name its categories only once it is loaded.
+        check_category_counts(
+            self._trainer.model, cfg.DATASETS.TRAIN, "MODEL.ROI_HEADS.NUM_CLASSES"
+        )
         if cfg.SOLVER.AMP.ENABLED and on_cpu:
             made = self._trainer
             self._trainer = CPUAutocastTrainer(made.model, made.data_loader, made.optimizer)

@@ -22,6 +22,9 @@ from .modeling import (
     MaskXMixin,
     MaskXRes5ROIHeads,
     MaskXROIHeads,
+    SupervisedMasksCascadeROIHeads,
+    SupervisedMasksRes5ROIHeads,
+    SupervisedMasksROIHeads,
     load_class_embedding,
     random_class_embedding,
 )
@@ -32,6 +35,9 @@ _MASKX_ROI_HEADS = {
     StandardROIHeads: MaskXROIHeads,
     CascadeROIHeads: MaskXCascadeROIHeads,
     Res5ROIHeads: MaskXRes5ROIHeads,
+    SupervisedMasksROIHeads: MaskXROIHeads,
+    SupervisedMasksCascadeROIHeads: MaskXCascadeROIHeads,
+    SupervisedMasksRes5ROIHeads: MaskXRes5ROIHeads,
 }
 
 

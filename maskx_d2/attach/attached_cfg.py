@@ -11,11 +11,14 @@ from ..modeling import MaskXMixin
 
 __all__ = ["ROI_HEADS_OF", "attach_cfg"]
 
-#: The Mask^X form of detectron2's ROI heads.
+#: The Mask^X form of detectron2's ROI heads, and of this package's that train without transfer.
 ROI_HEADS_OF = {
     "StandardROIHeads": "MaskXROIHeads",
     "CascadeROIHeads": "MaskXCascadeROIHeads",
     "Res5ROIHeads": "MaskXRes5ROIHeads",
+    "SupervisedMasksROIHeads": "MaskXROIHeads",
+    "SupervisedMasksCascadeROIHeads": "MaskXCascadeROIHeads",
+    "SupervisedMasksRes5ROIHeads": "MaskXRes5ROIHeads",
 }
 
 

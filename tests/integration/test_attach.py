@@ -53,6 +53,21 @@ DETECTION = {
     ),
     "Mask R-CNN": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", RESNET),
     "Cascade Mask R-CNN": ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", RESNET),
+    "trained with masks of A": (
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+        [
+            *(*RESNET, "MODEL.ROI_HEADS.NAME", "SupervisedMasksROIHeads"),
+            *("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True),
+        ],
+    ),
+    "Cascade, trained with masks of A": (
+        "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
+        [*RESNET, "MODEL.ROI_HEADS.NAME", "SupervisedMasksCascadeROIHeads"],
+    ),
+    "C4, trained with masks of A": (
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
+        [*RESNET, "MODEL.ROI_HEADS.NAME", "SupervisedMasksRes5ROIHeads"],
+    ),
     "keypoints": ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml", RESNET),
     "Pascal VOC C4": ("PascalVOC-Detection/faster_rcnn_R_50_C4.yaml", RESNET),
 }

@@ -9,7 +9,11 @@ from maskx_d2.modeling import (
     MaskXCascadeROIHeads,
     MaskXConvUpsampleHead,
     MaskXMixin,
+    MaskXRes5ROIHeads,
     MaskXROIHeads,
+    SupervisedMasksCascadeROIHeads,
+    SupervisedMasksRes5ROIHeads,
+    SupervisedMasksROIHeads,
 )
 
 
@@ -47,6 +51,26 @@ def test_after_a_round_trip_through_yaml(tmp_path):
     model = LazyConfig.load(str(tmp_path / "model.yaml")).model
     assert isinstance(model.roi_heads._target_, str)
     assert apply_maskx(model).roi_heads._target_ is MaskXROIHeads
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (SupervisedMasksROIHeads, MaskXROIHeads),
+        (SupervisedMasksCascadeROIHeads, MaskXCascadeROIHeads),
+        (SupervisedMasksRes5ROIHeads, MaskXRes5ROIHeads),
+    ],
+)
+def test_roi_heads_of_this_package_without_transfer(theirs, ours):
+    model = model_zoo.get_config("shapes/class_agnostic.py").model
+    model.roi_heads._target_ = theirs
+    assert apply_maskx(model).roi_heads._target_ is ours
+
+
+def test_the_class_agnostic_baseline_with_transfer():
+    heads = instantiate(apply_maskx(model_zoo.get_config("shapes/class_agnostic.py").model))
+    assert isinstance(heads.roi_heads, MaskXROIHeads)
+    assert heads.roi_heads.class_weights().shape[0] == 36
 
 
 def test_someone_elses_roi_heads():

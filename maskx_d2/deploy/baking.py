@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .._files import written_whole
 from ..engine.exact_loading import load_exactly
-from ..engine.lazy_main import is_lazy
+from ..engine.lazy_main import is_lazy, load_lazy
 from ..engine.yaml_main import load_config
 from ..modeling import MaskXConvUpsampleHead, MaskXMixin, OpenVocabularyMaskXROIHeads
 from .baked_config import BakedModel, baked_cfg, baked_lazy, plain_roi_heads
@@ -179,7 +179,7 @@ def baked_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 def _read(config_file: str, opts: Sequence[str]) -> CfgNode | DictConfig:
     if is_lazy(config_file):
-        return LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+        return load_lazy(config_file, opts)
     return load_config(config_file, opts)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from .exact_loading import load_exactly
-from .lazy_main import as_text, dataset_names, is_lazy
+from .lazy_main import as_text, dataset_names, is_lazy, load_lazy
 from .model_card import card_split
 from .yaml_main import load_config
 
@@ -67,14 +67,14 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
     Raises:
         FileNotFoundError: if the config file or the checkpoint does not exist.
         ValueError: if the checkpoint lacks parameters of the config's model, has them in other
-            shapes, or is no checkpoint.
+            shapes, or is no checkpoint; if the config file or an override can't be used.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for path in (config_file, weights):
         if "://" not in path and not Path(path).is_file():
             raise FileNotFoundError(f"file '{path}' does not exist.")
     if is_lazy(config_file):
-        lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+        lazy = load_lazy(config_file, opts)
         model = instantiate(lazy.model).to(device)
         mapper = instantiate(lazy.dataloader.test.mapper)
         datasets = dataset_names(lazy)
@@ -95,7 +95,7 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
 def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:
     """A hash of what :func:`load_model`'s predictions depend on, but for the checkpoint."""
     if is_lazy(config_file):
-        lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+        lazy = load_lazy(config_file, opts)
         parts = (lazy.model, lazy.dataloader.test.mapper)
         text = as_text([OmegaConf.to_container(part, resolve=True) for part in parts])
     else:

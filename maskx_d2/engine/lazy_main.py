@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,23 +40,42 @@ from .category_counts import check_category_counts
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
 from .monitoring import BestCheckpointer, PredictionImages
+from .overrides import merge_lazy_overrides
 from .resuming import SeedEachIteration
 from .roi_cache import ShuffledRoIs, check_roi_cache, train_on_rois
 
-__all__ = ["build_train_loader", "dataset_names", "is_lazy", "lazy_main"]
+__all__ = ["build_train_loader", "dataset_names", "is_lazy", "lazy_main", "load_lazy"]
 
 
 def is_lazy(config_file: str) -> bool:
     """Whether it is a LazyConfig: a Python file, or the yaml that a run of one leaves."""
     if config_file.endswith(".py"):
         return True
-    with PathManager.open(config_file, "r") as f:
-        return any(line.startswith(("dataloader:", "lr_multiplier:")) for line in f)
+    # In bytes, so that it can be asked of any file.
+    with PathManager.open(config_file, "rb") as f:
+        return any(line.startswith((b"dataloader:", b"lr_multiplier:")) for line in f)
+
+
+def load_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
+    """
+    A LazyConfig file with its overrides.
+
+    Raises:
+        ValueError: if the file describes no model, or an override can't be read or is taken for a
+            typing mistake, see :func:`~maskx_d2.engine.overrides.merge_lazy_overrides`.
+    """
+    cfg = LazyConfig.load(config_file)
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise ValueError(
+            f"file '{config_file}' is not a LazyConfig: it has no 'model'; name a config of "
+            "detectron2, .yaml or .py."
+        )
+    return merge_lazy_overrides(cfg, opts)
 
 
 def lazy_main(args: argparse.Namespace) -> Any:
     """Train (``--resume`` goes on where a run stopped), or evaluate with ``--eval-only``."""
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = load_lazy(args.config_file, args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="maskx_d2")
     model = instantiate(cfg.model).to(cfg.train.device)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
@@ -17,17 +18,32 @@ from torch import nn
 
 from ..config import add_maskx_config
 from .checkpointing import MaskXCheckpointer
+from .overrides import merge_overrides, no_such_key
 from .trainer import MaskXTrainer
 
 __all__ = ["load_config", "setup", "yaml_main"]
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """A yaml config file with its overrides."""
+    """
+    A yaml config file with its overrides.
+
+    Raises:
+        ValueError: if the file is not a config, or it or an override has a key that there is not.
+    """
     cfg = get_cfg()
     add_maskx_config(cfg)
-    cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+    try:
+        cfg.merge_from_file(config_file)
+    except KeyError as e:
+        unknown = str(e.args[0]).rpartition(": ")[2]
+        raise ValueError(f"file '{config_file}': {no_such_key(cfg, unknown)}") from e
+    except (AttributeError, TypeError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ValueError(
+            f"file '{config_file}' is not a config of detectron2; name a .yaml or .py file such "
+            "as the config.yaml that a training leaves."
+        ) from e
+    merge_overrides(cfg, opts)
     return cfg
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from detectron2.config import CfgNode, LazyConfig
-from detectron2.data import DatasetCatalog
 from omegaconf import DictConfig
 
-from ..data.datasets import thing_classes_of
-from ..engine.lazy_main import is_lazy
+from ..data.datasets import check_registered, thing_classes_of
+from ..engine.lazy_main import is_lazy, load_lazy
+from ..engine.overrides import merge_lazy_overrides, merge_overrides
 from ..engine.yaml_main import load_config
 from .attached_cfg import attach_cfg
 from .attached_lazy import attach_lazy
@@ -55,12 +54,12 @@ def attached_config(
             raise FileNotFoundError(f"file '{path}' does not exist.")
     cache = str(Path(output, "roi_cache")) if roi_cache else ""
     if is_lazy(config_file):
-        lazy = attach_lazy(LazyConfig.load(config_file), transfer_input=transfer_input)
+        lazy = attach_lazy(load_lazy(config_file), transfer_input=transfer_input)
         lazy.train.update(init_checkpoint=weights, output_dir=str(output), roi_cache=cache)
         for part, names in (("train", train), ("test", test)):
             if names:
                 lazy.dataloader[part].dataset.names = list(names) if names[1:] else names[0]
-        lazy = LazyConfig.apply_overrides(lazy, list(opts))
+        lazy = merge_lazy_overrides(lazy, opts)
         names = lazy.dataloader.train.dataset.names
         _check_categories(names if isinstance(names, str) else names[0], _num_classes(lazy))
         return lazy
@@ -70,7 +69,7 @@ def attached_config(
     cfg.MODEL.MASKX.ROI_CACHE = cache
     cfg.DATASETS.TRAIN = tuple(train) or cfg.DATASETS.TRAIN
     cfg.DATASETS.TEST = tuple(test) or cfg.DATASETS.TEST
-    cfg.merge_from_list(list(opts))
+    merge_overrides(cfg, opts)
     if not cfg.DATASETS.TRAIN:
         raise ValueError("the config names no DATASETS.TRAIN to learn masks from; give one.")
     _check_categories(cfg.DATASETS.TRAIN[0], cfg.MODEL.ROI_HEADS.NUM_CLASSES)
@@ -102,10 +101,7 @@ def _num_classes(lazy: DictConfig) -> int:
 
 
 def _check_categories(dataset: str, num_classes: int) -> None:
-    if dataset not in DatasetCatalog.list():
-        close = get_close_matches(dataset, DatasetCatalog.list(), n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else "."
-        raise ValueError(f"data set '{dataset}' is not registered{hint}")
+    check_registered(dataset)
     names = thing_classes_of(dataset)
     if len(names) != num_classes:
         raise ValueError(

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..attach import attached_config, write_attached_config
+from ..data.datasets import NotRegisteredError
 
 __all__ = ["add_parser"]
 
@@ -63,6 +64,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_folder("--output", args.output)
     try:
         cfg = attached_config(
             args.config_file,
@@ -75,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
             opts=args.opts,
         )
         path = write_attached_config(cfg, args.output)
-    except FileNotFoundError as e:
+    except (FileNotFoundError, NotRegisteredError) as e:
         args.parser.error(str(e).rstrip("."))
     except (KeyError, ValueError) as e:
         print(f"maskx attach: {e.args[0]}", file=sys.stderr)

@@ -49,6 +49,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_folder("--output", args.output)
     try:
         baked = bake(
             args.config_file,

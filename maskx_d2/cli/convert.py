@@ -47,6 +47,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_folder("--output", args.output)
     try:
         converted = convert(
             args.file,

@@ -43,6 +43,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_file("--output", args.output)
     try:
         exported = export(
             args.config_file,

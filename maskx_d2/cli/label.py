@@ -70,6 +70,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_file("--output", args.output)
     name = Path(args.output).name
     try:
         if args.merge is not None:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import shtab
@@ -45,8 +46,31 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str) -> NoReturn:
-        """See :meth:`argparse.ArgumentParser.error`; adds what may have been meant."""
-        super().error(message + self._guess(message))
+        """
+        See :meth:`argparse.ArgumentParser.error`; adds what may have been meant.
+
+        The usage, many lines for some commands, would hide the sentence that matters.
+        """
+        guess = self._guess(message)
+        self.exit(2, f"{self.prog}: error: {message}{guess}\n{self.prog} --help says more.\n")
+
+    def check_folder(self, option: str, path: str | None) -> None:
+        """End the command, before it does its work, if a folder to write to can't be one."""
+        if path is None:
+            return
+        for part in (Path(path), *Path(path).parents):
+            if part.exists():
+                if not part.is_dir():
+                    self.error(f"{option}: '{part}' is a file; name a folder")
+                return
+
+    def check_file(self, option: str, path: str | None) -> None:
+        """The same of a file to write."""
+        if path is None:
+            return
+        if Path(path).is_dir():
+            self.error(f"{option}: '{path}' is a folder; name a file")
+        self.check_folder(option, str(Path(path).parent))
 
     def format_help(self) -> str:
         """See :meth:`argparse.ArgumentParser.format_help`."""

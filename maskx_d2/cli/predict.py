@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.datasets import NotRegisteredError, check_registered
 from ..engine import Predictor
 from ..engine.coco_predictions import CocoPredictions
 from ..panels import side_by_side
@@ -83,12 +84,20 @@ def _run(args: argparse.Namespace) -> int:
         args.parser.error("give either images or --dataset")
     if args.output is None and args.json is None:
         args.parser.error("give --output for pictures, --json for a COCO file, or both")
+    if args.limit is not None and args.limit < 1:
+        args.parser.error("--limit must be at least 1")
+    if not 0 <= args.confidence <= 1:
+        args.parser.error("--confidence must be between 0 and 1")
+    if args.scale is not None and not args.scale > 0:
+        args.parser.error("--scale must be more than 0")
+    args.parser.check_folder("--output", args.output)
+    args.parser.check_file("--json", args.json)
     try:
         files = expand(args.inputs)
-    except FileNotFoundError as e:
-        args.parser.error(str(e))
-    if args.dataset and args.dataset not in DatasetCatalog.list():
-        args.parser.error(f"data set '{args.dataset}' is not registered")
+        if args.dataset:
+            check_registered(args.dataset)
+    except (FileNotFoundError, NotRegisteredError) as e:
+        args.parser.error(str(e).rstrip("."))
     return _Predictions(args).run(files)
 
 

@@ -74,6 +74,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_file("--output", args.output)
     try:
         parameters = Parameters(args.iterations, args.margin, args.max_side, args.min_fill)
     except ValueError as e:

@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.utils.logger import setup_logger
 
+from ..data.datasets import NotRegisteredError
 from ..report import find_run, make_report
 
 __all__ = ["add_parser"]
@@ -46,6 +47,9 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.examples < 0:
+        args.parser.error("--examples must not be negative")
+    args.parser.check_file("--output", args.output)
     try:
         runs = [_find(said) for said in args.runs]
         oracle = None if args.oracle is None else _find(args.oracle)
@@ -59,8 +63,8 @@ def _run(args: argparse.Namespace) -> int:
         make_report(
             runs, args.output, oracle=oracle, dataset=args.dataset, num_examples=args.examples
         )
-    except FileNotFoundError as e:  # of a data set that is registered but not there
-        args.parser.error(str(e))
+    except (FileNotFoundError, NotRegisteredError) as e:  # of a data set that is not there
+        args.parser.error(str(e).rstrip("."))
     except ValueError as e:
         print(f"maskx report: {e}", file=sys.stderr)
         return 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils.env import seed_all_rng
@@ -16,8 +17,9 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.datasets import NotRegisteredError, check_registered
 from ..engine import MaskXTrainer
-from ..engine.lazy_main import build_train_loader, is_lazy
+from ..engine.lazy_main import build_train_loader, is_lazy, load_lazy
 from ..engine.yaml_main import load_config
 from ..visualization import draw_instances
 
@@ -57,8 +59,19 @@ def add_parser(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     if not Path(args.config_file).is_file():
         args.parser.error(f"config file '{args.config_file}' does not exist")
+    if args.limit < 1:
+        args.parser.error("--limit must be at least 1")
+    if args.scale is not None and not args.scale > 0:
+        args.parser.error("--scale must be more than 0")
+    args.parser.check_folder("--output", args.output)
     setup_logger(name="maskx_d2")  # which says how many boxes have masks
-    loader, metadata, image_format = (_lazy if is_lazy(args.config_file) else _yaml)(args)
+    try:
+        loader, metadata, image_format = (_lazy if is_lazy(args.config_file) else _yaml)(args)
+    except (FileNotFoundError, NotRegisteredError) as e:
+        args.parser.error(str(e).rstrip("."))
+    except ValueError as e:
+        print(f"maskx samples: {e}", file=sys.stderr)
+        return 1
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     samples: Iterator[dict[str, Any]] = islice(chain.from_iterable(loader), args.limit)
@@ -78,18 +91,24 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _yaml(args: argparse.Namespace) -> tuple[Any, Metadata, str]:
-    cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
+    cfg = load_config(args.config_file, args.opts)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    for name in cfg.DATASETS.TRAIN:
+        check_registered(name)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     loader = MaskXTrainer.build_train_loader(cfg)
     return loader, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), cfg.INPUT.FORMAT
 
 
 def _lazy(args: argparse.Namespace) -> tuple[Any, Metadata, str]:
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), list(args.opts))
+    cfg = load_lazy(args.config_file, args.opts)
     cfg.dataloader.train.num_workers = 0
     seed = cfg.train.get("seed", -1)
     seed_all_rng(None if seed is None or seed < 0 else seed)
-    loader = build_train_loader(cfg)
     names = cfg.dataloader.train.dataset.names
-    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        check_registered(name)
+    loader = build_train_loader(cfg)
+    metadata = MetadataCatalog.get(names[0])
     return loader, metadata, instantiate(cfg.dataloader.train.mapper).image_format

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -46,9 +47,14 @@ def find_source(args: argparse.Namespace) -> Source:
     split = _split(args)
     if args.dataset not in DatasetCatalog.list():
         if not Path(args.dataset).is_file():
+            close = get_close_matches(args.dataset, DatasetCatalog.list(), n=1)
+            hint = (
+                f"did you mean '{close[0]}'?"
+                if close
+                else "give the path of a COCO JSON file, or a name such as coco_2017_train"
+            )
             args.parser.error(
-                f"'{args.dataset}' is neither a registered data set nor a file; give the path of "
-                "a COCO JSON file, or a name such as coco_2017_train"
+                f"'{args.dataset}' is neither a registered data set nor a file; {hint}"
             )
         return Source(args.dataset, args.image_root, split)
     keeps = False

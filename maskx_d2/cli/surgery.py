@@ -57,6 +57,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    args.parser.check_file("--output", args.output)
     try:
         wrong = [pair for pair in args.rename if pair.count("=") != 1]
         if wrong:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from .partial_masks import drop_masks
 from .supervision import SupervisionSummary
 
 __all__ = [
+    "NotRegisteredError",
+    "check_registered",
     "class_split_of",
     "log_supervision",
     "register_partial",
@@ -38,6 +41,22 @@ logger = logging.getLogger(__name__)
 
 #: Makes a split from all category names of a data set, in its order.
 SplitFunction = Callable[[Sequence[str]], ClassSplit]
+
+
+class NotRegisteredError(ValueError):
+    """There is no data set of that name; a mistake in a command or a config."""
+
+
+def check_registered(name: str) -> None:
+    """
+    Raises:
+        NotRegisteredError: if there is no data set of that name. It says which may be meant.
+    """
+    known = DatasetCatalog.list()
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        raise NotRegisteredError(f"data set '{name}' is not registered{hint}")
 
 
 def register_partial(

@@ -81,7 +81,8 @@ def export(
         FileNotFoundError: if a file does not exist.
         ImportError: for ONNX, if the ``onnx`` package is not installed.
         RuntimeError: if the file does not compute what the model does.
-        ValueError: if ``format`` is unknown, or the model finds nothing in ``image``.
+        ValueError: if ``format`` is unknown, or the model finds nothing in ``image``; see also
+            :func:`~maskx_d2.engine.load_model`.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format '{format}'; choose one of {', '.join(FORMATS)}.")
@@ -89,7 +90,10 @@ def export(
         raise FileNotFoundError(f"file '{image}' does not exist.")
     loaded = load_model(config_file, weights, opts)
     model = loaded.model.cpu()
-    pixels = loaded.mapper({"file_name": image})["image"].float()
+    try:
+        pixels = loaded.mapper({"file_name": image})["image"].float()
+    except Exception as e:  # image decoders raise what they like
+        raise ValueError(f"'{image}' can't be read as an image.") from e
     adapter = traceable(model, pixels)
     with torch.no_grad():
         expected = adapter(pixels)

@@ -18,6 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .._files import written_whole
 from ..data import class_split_of
+from ..data.datasets import check_registered
 from ..engine.inference import LoadedModel, load_model
 from ..splits import ClassSplit
 from .confusions import confusions
@@ -63,13 +64,17 @@ def make_report(
         The name of the data set.
 
     Raises:
+        NotRegisteredError: if there is no such data set.
         ValueError: if the models or the data set don't fit each other.
     """
     every = [*runs, *([oracle] if oracle else [])]
+    if dataset is not None:
+        check_registered(dataset)  # before models are loaded
     loaded = [load_model(str(run.config_file), str(run.weights)) for run in every]
     dataset = dataset or loaded[0].metadata.get("name")
-    if not dataset or dataset not in DatasetCatalog.list():
-        raise ValueError(f"data set '{dataset}' is not registered; name another with --dataset.")
+    if not dataset:
+        raise ValueError("the first model's config names no data set; name one with --dataset.")
+    check_registered(dataset)
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind != "coco":
         raise ValueError(f"data set '{dataset}' has metrics of its own ({kind}), not COCO's.")

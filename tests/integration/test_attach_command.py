@@ -118,10 +118,11 @@ def test_config_only(faster_rcnn, pets, capsys):
         (["--weights", "none.pth"], 2, "file 'none.pth' does not exist"),
         (
             ["--train", "pets_trian"],
-            1,
+            2,
             "'pets_trian' is not registered; did you mean 'pets_train'?",
         ),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "7"], 1, "the detector has 7 categories, but data set"),
+        (["SOLVER.MAX_ITERS", "7"], 1, "no key 'SOLVER.MAX_ITERS'; did you mean 'SOLVER.MAX_ITE"),
     ],
 )
 def test_what_is_wrong_is_said(more, status, message, faster_rcnn, pets, capsys):

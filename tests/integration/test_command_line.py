@@ -51,6 +51,51 @@ def test_mistakes_get_a_guess(argv, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_mistakes_are_not_hidden_by_the_usage(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("maskx predict: error: the following arguments are required: ")
+    assert second == "maskx predict --help says more."
+
+
+MODEL = ["--config-file", "c.yaml", "--weights", "w.pth"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["predict", *MODEL, "--output", "FILE", "FILE"], "--output: 'FILE' is a file; name a fol"),
+        (["predict", *MODEL, "--output", "FILE/in", "FILE"], "--output: 'FILE' is a file; name a"),
+        (["predict", *MODEL, "--json", "DIR", "FILE"], "--json: 'DIR' is a folder; name a file"),
+        (["predict", *MODEL, "--output", "o", "--limit", "-1", "FILE"], "--limit must be at least"),
+        (["predict", *MODEL, "--output", "o", "--confidence", "2", "FILE"], "between 0 and 1"),
+        (["predict", *MODEL, "--output", "o", "--confidence", "nan", "FILE"], "between 0 and 1"),
+        (["predict", *MODEL, "--output", "o", "--scale", "0", "FILE"], "--scale must be more tha"),
+        (["predict", *MODEL, "--output", "o", "--dataset", "shapes_vall"], "mean 'shapes_val'?"),
+        (["samples", "--config-file", "FILE", "--output", "o", "--limit", "0"], "--limit must be"),
+        (["samples", "--config-file", "FILE", "--output", "o", "--scale", "-1"], "--scale must b"),
+        (["samples", "--config-file", "FILE", "--output", "FILE"], "--output: 'FILE' is a file"),
+        (["attach", *MODEL, "--output", "FILE"], "--output: 'FILE' is a file"),
+        (["bake", *MODEL, "--output", "FILE"], "--output: 'FILE' is a file"),
+        (["label", *MODEL, "--dataset", "FILE", "--output", "DIR"], "--output: 'DIR' is a folder"),
+        (["report", "DIR", "--output", "DIR"], "--output: 'DIR' is a folder; name a file"),
+        (["report", "DIR", "--output", "o", "--examples", "-1"], "--examples must not be negative"),
+        (["check", "shapes_vall"], "nor a file; did you mean 'shapes_val'?"),
+    ],
+)
+def test_what_can_be_known_before_the_work_begins(argv, said, tmp_path, capsys):
+    (tmp_path / "file.yaml").touch()
+
+    def real(text):
+        return text.replace("FILE", str(tmp_path / "file.yaml")).replace("DIR", str(tmp_path))
+
+    with pytest.raises(SystemExit) as e:
+        main([real(word) for word in argv])
+    assert e.value.code == 2
+    assert real(said) in capsys.readouterr().err
+
+
 def test_python_m_completes_options_and_files(tmp_path):
     argv = [sys.executable, "-m", "maskx_d2", "--print-completion", "bash"]
     script = subprocess.run(argv, capture_output=True, text=True, check=True).stdout

@@ -103,6 +103,12 @@ def test_the_file_computes_what_the_model_computes(opts, format, picture, tmp_pa
     assert_same_function(RUN[format](str(path)), model, images())
 
 
+def test_a_file_that_is_no_image(tmp_path):
+    config, weights, _ = trained(tmp_path)
+    with pytest.raises(ValueError, match=r"config.yaml' can't be read as an image"):
+        export(config, weights, tmp_path / "model.ts", image=config)
+
+
 @torch.no_grad()
 def highest_score(model, image):
     return float(model.inference([{"image": image}], do_postprocess=False)[0].scores.max())

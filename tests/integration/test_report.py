@@ -168,8 +168,10 @@ def test_what_does_not_fit(runs, tmp_path, capsys):
             main(["report", *argv, *page])
         assert e.value.code == 2
         assert said in capsys.readouterr().err
-    assert main(["report", str(runs[0]), "--dataset", "pest", *page]) == 1
-    assert "data set 'pest' is not registered" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as e:
+        main(["report", str(runs[0]), "--dataset", "pets_vla", *page])
+    assert e.value.code == 2
+    assert "data set 'pets_vla' is not registered; did you mean" in capsys.readouterr().err
 
 
 def test_confusions():

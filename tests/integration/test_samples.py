@@ -76,6 +76,24 @@ def test_a_config_that_is_not_there(tmp_path, capsys):
     assert "'nowhere.yaml' does not exist" in capsys.readouterr().err
 
 
+def test_mistakes_are_said_in_a_sentence(config, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(config.dump())
+    args = ["samples", "--config-file", str(path), "--output", str(tmp_path / "samples")]
+    assert main([*args, "INPUT.CROPS.ENABLED", "True"]) == 1
+    assert "maskx samples: the config has no key 'INPUT.CROPS.ENABLED'" in capsys.readouterr().err
+    for name, said in (("pets_partail", "did you mean 'pets_partial'"), ("gone", "does not exist")):
+        if name == "gone":
+            register_coco_instances(name, {}, str(tmp_path / "gone.json"), str(tmp_path))
+            register_partial("gone_partial", base=name)
+            name = "gone_partial"
+        with pytest.raises(SystemExit) as stop:
+            main([*args, "DATASETS.TRAIN", f"('{name}',)"])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "samples").exists()
+
+
 def test_a_training_says_what_has_masks(config, caplog):
     with caplog.at_level(logging.INFO, logger="maskx_d2"):
         MaskXTrainer.build_train_loader(config)

@@ -95,12 +95,12 @@ def write_report(
 AP in percent on the 300 test images. A: the 27 categories that had masks in training; B: the 9
 categories that had boxes only.
 
-<!-- end of the table -->
-
 The mask branch alone: mean mask IoU in percent on the true boxes and categories. Where two objects
 share a box, only the category tells them apart; where one stands alone, the box says it all.
 
 {_given_boxes_table(results, methods)}
+
+<!-- end of the tables -->
 
 Predictions with a score of at least {MIN_SCORE}, and the ground truth, on the first test images
 that show an object of B in a pair. Green: A. Red: B.

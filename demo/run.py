@@ -63,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             path.write_text(json.dumps(evaluate(output / method), indent=1))
         results[method] = json.loads(path.read_text())
     report = write_report(output, results, METHODS)
-    print(f"\n{report.read_text().split('<!-- end of the table -->')[0].strip()}\n")
-    print(f"The pictures are in {os.path.relpath(report)} ({time.time() - start:.0f} s in all).")
+    print(f"\n{report.read_text().split('<!-- end of the tables -->')[0].strip()}\n")
+    pictures = os.path.relpath(report.parent / "pictures.png")
+    print(f"These tables are in {os.path.relpath(report)}, and predictions of both methods beside")
+    print(f"the ground truth in {pictures} ({time.time() - start:.0f} s in all).")
 
 
 def make_data() -> None:

@@ -26,7 +26,9 @@ def test_trains_both_evaluates_and_reports_and_reuses_what_is_there(shapes, tmp_
     report = (output / "report.md").read_text()
     for part in ("| class-agnostic ", "| Mask^X ", "mask AP50, B", "B, singles"):
         assert part in report
-    assert "| Mask^X " in first.stdout
+    assert "mask AP50, B" in first.stdout and "B, singles" in first.stdout
+    last = " ".join(first.stdout.splitlines()[-2:])
+    assert "demo/report.md" in last and "demo/pictures.png" in last
     assert (output / "pictures.png").stat().st_size > 10_000
     assert "Warning" not in first.stderr
 

@@ -8,11 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["side_by_side"]
+__all__ = ["captioned", "side_by_side"]
 
 _Picture = NDArray[np.uint8]
 
 _GAP = 4  # pixels
+
+
+def captioned(picture: _Picture, text: str) -> _Picture:
+    """
+    Write a line into the upper left corner of a picture, whose size stays: frames of a video.
+
+    Args:
+        picture: (H, W, 3) uint8, RGB.
+        text: what to write.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(_font_size(len(picture)))
+    left, top, right, bottom = draw.textbbox((2 * _GAP, 2 * _GAP), text, font=font)
+    draw.rectangle((left - _GAP, top - _GAP, right + _GAP, bottom + _GAP), fill="white")
+    draw.text((2 * _GAP, 2 * _GAP), text, "black", font)
+    return np.asarray(canvas)
 
 
 def side_by_side(pictures: Mapping[str, _Picture]) -> _Picture:
@@ -26,7 +46,7 @@ def side_by_side(pictures: Mapping[str, _Picture]) -> _Picture:
         (H + the heading's height, all widths and gaps, 3) uint8, RGB.
     """
     height = max(len(picture) for picture in pictures.values())
-    size = max(14, height // 32)
+    size = _font_size(height)
     top = size + size // 2
     width = sum(picture.shape[1] + _GAP for picture in pictures.values()) - _GAP
     canvas = Image.new("RGB", (width, top + height), "white")
@@ -39,3 +59,8 @@ def side_by_side(pictures: Mapping[str, _Picture]) -> _Picture:
         canvas.paste(Image.fromarray(picture), (x, top))
         x += picture.shape[1] + _GAP
     return np.asarray(canvas)
+
+
+def _font_size(height: int) -> int:
+    """Of text on a picture of that many pixels."""
+    return max(14, height // 32)

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from ..data.check import CheckReport, check_coco_json, check_dataset_dicts
 from ..data.findings import KINDS, Finding
+from .counted import counted
 from .sources import SPLITS, Source, find_source
 
 __all__ = ["add_parser"]
@@ -102,8 +103,8 @@ def _describe(args: argparse.Namespace, source: Source, report: CheckReport) -> 
             *_remarks(source, report),
             "",
             *_findings(report, args.limit),
-            f"{_number(report.count('error'), 'error')}, "
-            f"{_number(report.count('warning'), 'warning')}.",
+            f"{counted(report.count('error'), 'error')}, "
+            f"{counted(report.count('warning'), 'warning')}.",
         ]
     )
 
@@ -133,9 +134,9 @@ def _table(report: CheckReport, drops: bool) -> str:
 def _remarks(source: Source, report: CheckReport) -> list[str]:
     remarks = []
     if report.summary.crowds:
-        remarks.append(f"{_number(report.summary.crowds, 'crowd region')} not counted.")
+        remarks.append(f"{counted(report.summary.crowds, 'crowd region')} not counted.")
     if report.split is not None:
-        masks = _number(report.masks_of_boxes_only, "mask")
+        masks = counted(report.masks_of_boxes_only, "mask")
         what = f"{masks} of set B of split '{report.split.name}'"
         if source.keeps_masks_of_boxes_only:
             remarks.append(f"{what} kept, for evaluation.")
@@ -170,7 +171,3 @@ def _where(finding: Finding) -> str:
     if finding.annotation_id is not None:
         parts.append(f"annotation {finding.annotation_id}")
     return ", ".join(parts) + ": " if parts else ""
-
-
-def _number(count: int, thing: str) -> str:
-    return f"{count} {thing}" + ("" if count == 1 else "s")

@@ -11,6 +11,7 @@ from typing import Any
 from ..experiments import Grid, cpu_slots, gpu_slots, load_grid, run_cells, write_results
 from ..experiments.cell_files import check_settings, holder, state
 from ..experiments.grid import Cell
+from .counted import counted
 
 __all__ = ["add_parser"]
 
@@ -79,7 +80,10 @@ def _describe(cells: list[Cell]) -> int:
         weights = None if cell.after is None else f"<checkpoint of {cell.after.name}>"
         print(f"{cell.name} ({now})\n  {shlex.join(cell.command_line(weights))}")
     done = sum(state(cell) == "done" for cell in cells)
-    print(f"{len(cells)} cells, {done} of them done.")
+    shared = sum(cell.is_shared for cell in cells)
+    others = f" and {shared} that others start from" if shared else ""
+    of_table = counted(len(cells) - shared, "cell")
+    print(f"{of_table} of the table{others}; {done} of {len(cells)} are done.")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..deploy import export
 from ..deploy.exporting import FORMATS
+from .counted import counted
 
 __all__ = ["add_parser"]
 
@@ -65,6 +66,6 @@ def _run(args: argparse.Namespace) -> int:
     )
     print(
         f"{exported.path}: image (3, height, width) → {', '.join(exported.outputs)}; "
-        f"{exported.num_instances} instances, outputs {compared}."
+        f"{counted(exported.num_instances, 'instance')}, outputs {compared}."
     )
     return 0

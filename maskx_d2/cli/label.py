@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pseudo_masks import Report, Shard, label_boxes, merge_shards
-from .pseudo_masks import describe
+from .pseudo_masks import describe, say_if_all_have_masks
 from .sources import SPLITS, Source, add_file_arguments, find_source
 
 __all__ = ["add_parser"]
@@ -81,6 +81,8 @@ def _run(args: argparse.Namespace) -> int:
         else:
             shard = _shard(args)
             report = _label(args, shard)
+            if shard.count == 1 and say_if_all_have_masks(name, report):
+                return 0
             if shard.count > 1:
                 name += f", part {shard.index} of {shard.count}"
     except FileNotFoundError as e:

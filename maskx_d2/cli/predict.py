@@ -19,8 +19,9 @@ from tqdm import tqdm
 from ..data.datasets import NotRegisteredError, check_registered
 from ..engine import Predictor
 from ..engine.coco_predictions import CocoPredictions
-from ..panels import side_by_side
+from ..panels import captioned, side_by_side
 from ..visualization import draw_annotations
+from .counted import counted
 from .inputs import VIDEOS, Frame, expand
 from .videos import Video, VideoFile
 
@@ -181,10 +182,12 @@ class _Predictions:
         if self._folder is None:
             return None
         scale = self._args.scale
-        panels = {
-            heading: self._models[heading].draw(frame.image, instances, scale=scale)
-            for heading, instances in found.items()
-        }
+        panels = {}
+        for heading, instances in found.items():
+            picture = self._models[heading].draw(frame.image, instances, scale=scale)
+            if not len(instances):
+                picture = captioned(picture, f"no detection above {self._args.confidence:g}")
+            panels[heading] = picture
         if record is not None and "annotations" in record:
             model = next(iter(self._models.values()))
             image = model.rgb(frame.image)
@@ -223,13 +226,13 @@ class _Predictions:
 
     def _report(self) -> int:
         if self._folder is not None:
-            films = f" and {self._videos} videos" if self._videos else ""
-            print(f"{self._pictures} pictures{films} in {self._folder}")
+            films = f" and {counted(self._videos, 'video')}" if self._videos else ""
+            print(f"{counted(self._pictures, 'picture')}{films} in {self._folder}")
         if self._args.json is not None:
-            print(f"{len(self._coco)} instances in {self._args.json}")
+            print(f"{counted(len(self._coco), 'instance')} in {self._args.json}")
         if not self._errors:
             return 0
-        print(f"{len(self._errors)} files can't be used:", file=sys.stderr)
+        print(f"{counted(len(self._errors), 'file')} can't be used:", file=sys.stderr)
         for error in self._errors[:_SHOWN]:
             print(f"  {error}", file=sys.stderr)
         if len(self._errors) > _SHOWN:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..pseudo_masks import Parameters, Report, generate_pseudo_masks
+from .counted import counted
 from .sources import SPLITS, add_file_arguments, find_source
 
-__all__ = ["add_parser", "describe"]
+__all__ = ["add_parser", "describe", "say_if_all_have_masks"]
 
 _SHOWN = 20  # images that can't be used
 
@@ -100,7 +101,19 @@ def _run(args: argparse.Namespace) -> int:
     except (ImportError, ValueError) as e:
         print(f"maskx pseudo-masks: {e}", file=sys.stderr)
         return 1
-    return describe(Path(args.output).name, report, "GrabCut")
+    name = Path(args.output).name
+    return 0 if say_if_all_have_masks(name, report) else describe(name, report, "GrabCut")
+
+
+def say_if_all_have_masks(what: str, report: Report) -> bool:
+    """Whether a job found no box without a mask, which is then printed; it may be a mistake."""
+    if report.masks or report.without_mask or report.skipped:
+        return False
+    print(
+        f"{what}: all boxes have masks, so none was made; --split makes masks for all boxes of its "
+        "set B."
+    )
+    return True
 
 
 def describe(what: str, report: Report, source: str, again: str | None = None) -> int:
@@ -115,13 +128,14 @@ def describe(what: str, report: Report, source: str, again: str | None = None) -
     """
     made = sum(count for name, count in report.masks.items() if name != "box")
     print(
-        f"{what}: {made} {source} masks, {report.masks.get('box', 0)} whole boxes where it "
-        f"found nothing, {report.without_mask} instances still without a mask."
+        f"{what}: {counted(made, f'{source} mask')}, "
+        f"{counted(report.masks.get('box', 0), 'whole box', 'whole boxes')} where it "
+        f"found nothing, {counted(report.without_mask, 'instance')} still without a mask."
     )
     if not report.skipped:
         return 0
-    again = again or "the same command does those that were corrected"
-    print(f"{len(report.skipped)} images can't be used; {again}:", file=sys.stderr)
+    again = again or "the same command does what was corrected"
+    print(f"{counted(len(report.skipped), 'image')} can't be used; {again}:", file=sys.stderr)
     for _, error in report.skipped[:_SHOWN]:
         print(f"  {error}", file=sys.stderr)
     if len(report.skipped) > _SHOWN:

@@ -22,6 +22,7 @@ from ..engine import MaskXTrainer
 from ..engine.lazy_main import build_train_loader, is_lazy, load_lazy
 from ..engine.yaml_main import load_config
 from ..visualization import draw_instances
+from .counted import counted
 
 __all__ = ["add_parser"]
 
@@ -86,7 +87,10 @@ def _run(args: argparse.Namespace) -> int:
         boxes += len(instances)
         if instances.has("gt_has_mask"):
             masks += int(instances.gt_has_mask.sum())
-    print(f"{count} pictures in {output}: {boxes} boxes, {masks} of them with a mask.")
+    print(
+        f"{counted(count, 'picture')} in {output}: {counted(boxes, 'box', 'boxes')}, {masks} of "
+        "them with a mask."
+    )
     return 0
 
 

@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from conftest import REPOSITORY
 
 from maskx_d2.cli import main, make_parser
+from maskx_d2.experiments import load_grid
 
 
 def sub_parsers(parser):
@@ -94,6 +96,18 @@ def test_what_can_be_known_before_the_work_begins(argv, said, tmp_path, capsys):
         main([real(word) for word in argv])
     assert e.value.code == 2
     assert real(said) in capsys.readouterr().err
+
+
+def test_a_grid_has_as_many_cells_as_its_table(capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    grid = "configs/grids/shapes.yaml"
+    assert main(["experiments", "run", grid, "--dry-run"]) == 0
+    loaded = load_grid(grid)
+    cells, shared = len(loaded.cells), len(loaded.shared)
+    assert shared
+    assert f"\n{cells} cells of the table and {shared} that others start from; " in (
+        capsys.readouterr().out
+    )
 
 
 def test_python_m_completes_options_and_files(tmp_path):

@@ -329,6 +329,18 @@ def test_nothing_found_is_the_whole_box(pets, tmp_path):
             assert found == annotation["bbox"]
 
 
+def test_where_all_boxes_have_masks_there_is_nothing_to_do(command, pets, tmp_path, capsys):
+    content = json.loads(pets[0].read_text())
+    content["annotations"] = [a for a in content["annotations"] if "segmentation" in a]
+    pets[0].write_text(json.dumps(content))
+    assert main([*command, "--output", str(tmp_path / "labelled.json")]) == 0
+    out = capsys.readouterr().out
+    assert out == (
+        "labelled.json: all boxes have masks, so none was made; --split makes masks for all boxes "
+        "of its set B.\n"
+    )
+
+
 def test_mistakes(command, pets, tmp_path, capsys):
     output = str(tmp_path / "out.json")
     for argv, said in (

@@ -70,9 +70,14 @@ def _objects(path: Path, section: str, progress: bool) -> Iterator[dict[str, Any
                     )
                 yield item
         except ijson.JSONError as e:
+            what = (
+                "it may have been cut off"
+                if reader.looks_like_json
+                else "it is another kind of file; name a COCO JSON file"
+            )
             raise ValueError(
                 f"{path} is not valid JSON: {_one_line(e)} (within the first {reader.count:,} "
-                "bytes); it may have been cut off."
+                f"bytes); {what}."
             ) from e
 
 
@@ -94,7 +99,10 @@ def read_categories(json_file: str | os.PathLike[str], *, progress: bool = True)
             )
         categories[category["id"]] = category["name"]
     if not categories:
-        raise ValueError(f"{json_file} has no 'categories'; it is not a COCO instances file.")
+        raise ValueError(
+            f"{json_file} has no 'categories', or an empty list of them; a COCO instances file "
+            "names each category there."
+        )
     return dict(sorted(categories.items()))
 
 
@@ -119,14 +127,17 @@ def read_images(
 
 
 class _CountingReader:
-    """A file that says how much of it has been read."""
+    """A file that says how much of it has been read, and whether it began as JSON does."""
 
     def __init__(self, file: Any, bar: Any) -> None:
         self._file, self._bar = file, bar
         self.count = 0
+        self.looks_like_json = True
 
     def read(self, size: int = -1) -> bytes:
         data: bytes = self._file.read(size)
+        if not self.count and data:
+            self.looks_like_json = data.lstrip()[:1] in (b"", b"{", b"[")
         self.count += len(data)
         self._bar.update(len(data))
         return data
@@ -134,4 +145,7 @@ class _CountingReader:
 
 def _one_line(error: Exception) -> str:
     """The first line of the parser's message; the others show the text around the place."""
-    return str(error).strip().splitlines()[0]
+    said = error.args[0] if error.args else ""
+    if isinstance(said, bytes):  # where that text is no UTF-8
+        said = said.decode("utf-8", "replace")
+    return str(said).strip().splitlines()[0]

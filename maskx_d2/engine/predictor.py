@@ -127,7 +127,10 @@ class Predictor:
 
     def _model_input(self, image: Image) -> dict[str, Any]:
         if not isinstance(image, np.ndarray):
-            return self._mapper({"file_name": os.fspath(image)})
+            path = os.fspath(image)
+            if "://" not in path and not os.path.isfile(path):
+                raise FileNotFoundError(f"file '{path}' does not exist.")
+            return self._mapper({"file_name": path})
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(
                 f"an image is a file name or an array of (H, W, 3) uint8 in BGR, not of "

@@ -143,18 +143,27 @@ def test_annotations_of_unlisted_images_are_counted_in_a_warning(coco, caplog):
     assert "1 annotations belong to images that are not in the file" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"categories": [{"id": 1', "not json"])
-def test_a_file_that_is_not_json_is_said_to_be_none(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it may have been cut off"),
+        (b"{", "it may have been cut off"),
+        (b'\n {"categories": [{"id": 1', "it may have been cut off"),
+        (b"not json", "it is another kind of file; name a COCO JSON file"),
+        (b"\x89PNG\r\n\x1a\n\xff", "it is another kind of file; name a COCO JSON file"),
+    ],
+)
+def test_a_file_that_is_not_json_is_said_to_be_none(tmp_path, content, why):
     path = tmp_path / "cut.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"cut\.json is not valid JSON"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cut\.json is not valid JSON: [^b].* bytes\); {why}\.$"):
         list(read_section(path, "images", progress=False))
 
 
 @pytest.mark.parametrize(
     ("categories", "message"),
     [
-        ([], "has no 'categories'"),
+        ([], "has no 'categories', or an empty list of them"),
         ([{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}], "'cat' and 'dog' share the id 1"),
         ([{"id": 1}], "needs an 'id' and a 'name'"),
         (["cat"], "entry 0 of 'categories' is 'cat'"),

@@ -18,6 +18,7 @@ def line_plot(
     *,
     title: str,
     xlabel: str,
+    ylabel: str = "",
     limits: tuple[float, float] | None = None,
 ) -> str:
     """
@@ -25,7 +26,7 @@ def line_plot(
 
     Args:
         curves: name → (x, y).
-        title, xlabel: texts.
+        title, xlabel, ylabel: texts.
         limits: of y.
 
     Returns:
@@ -39,6 +40,7 @@ def line_plot(
             axes.plot(x, y, ("-", "--", "-.", ":")[i % 4], label=name, linewidth=1.8)
         axes.set_title(title, fontsize=12)
         axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
         if limits is not None:
             axes.set_ylim(*limits)
         axes.grid(alpha=0.3)

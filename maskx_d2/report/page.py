@@ -214,14 +214,15 @@ def _categories(
 ) -> dict[str, Any]:
     heads = ["category", "set", "instances"]
     columns = []
-    for model in models:
-        of = f", {model.run.name}" if len(models) > 1 else ""
-        for task, what in _TASKS.items():
+    # Models stand beside each other, metric by metric, as they are compared.
+    for task, what in _TASKS.items():
+        for model in models:
             if task in model.measured.precision:
-                heads.append(f"{what} AP{of}")
+                heads.append(f"{what} AP{_of_model(model, models)}")
                 columns.append(_ap_of_each(model.measured.precision[task]))
+    for model in models:
         if model.measured.probe:
-            heads.append(f"mask AR on true boxes{of}")
+            heads.append(f"mask AR on true boxes{_of_model(model, models)}")
             columns.append(_ar_of_each(model.measured.probe, len(names)))
     rows = []
     for i, name in enumerate(names):
@@ -229,6 +230,10 @@ def _categories(
         values = [float(column[i]) for column in columns]
         rows.append({"name": name, "set": subset, "count": counts[i], "values": values})
     return {"category_heads": heads, "category_rows": rows}
+
+
+def _of_model(model: _Model, models: list[_Model]) -> str:
+    return f", {model.run.name}" if len(models) > 1 else ""
 
 
 def _ap_of_each(precision: Any) -> Any:
@@ -264,7 +269,15 @@ def _precision_plots(models: list[_Model], subsets: dict[str, list[int]]) -> lis
             }
             if curves:
                 title = f"{what}, IoU 0.5" + (f", {subset}" if subset else "")
-                plots.append(line_plot(curves, title=title, xlabel="recall", limits=(0.0, 1.02)))
+                plots.append(
+                    line_plot(
+                        curves,
+                        title=title,
+                        xlabel="recall",
+                        ylabel="precision",
+                        limits=(0.0, 1.02),
+                    )
+                )
     return [jinja2.utils.markupsafe.Markup(plot) for plot in plots]
 
 

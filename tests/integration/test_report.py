@@ -117,6 +117,13 @@ def test_its_figures_are_the_evaluators(runs, tmp_path, capsys):
         assert (
             by_name[name][heads.index("mask AP, maskx")] == f"{results['segm'][f'AP-{name}']:.1f}"
         )
+    # Models beside each other, metric by metric.
+    assert heads[3:] == [
+        f"{metric}, {run}"
+        for metric in ("mask AP", "box AP", "mask AR on true boxes")
+        for run in ("maskx", "oracle")
+    ]
+    assert first.count(">precision<") == first.count(">recall<") == 4
     # Nothing from elsewhere, and a second report does not evaluate again.
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", first)
     assert "@import" not in first and "url(http" not in first
@@ -130,6 +137,22 @@ def test_its_figures_are_the_evaluators(runs, tmp_path, capsys):
     assert about.stat().st_mtime_ns != before
 
 
+# Scrolls the table until each bar in turn is under the first row's name.
+SCROLLED = """<script>
+const first = rows[0].cells[0], wide = table.parentElement;
+let seen = 0, all = 0;
+table.scrollIntoView();
+for (const bar of [...rows[0].querySelectorAll(".track")].slice(0, 2)) {
+  bar.style.opacity = .7; bar.style.background = "red";
+  const at = r => r.getBoundingClientRect();
+  wide.scrollLeft += at(bar).left - at(first).left - 10;
+  const found = document.elementFromPoint(at(bar).left + 2, at(bar).top + at(bar).height / 2);
+  seen += found === first; all += 1;
+}
+document.title = `${seen} of ${all} points in sight`;
+</script></body>"""
+
+
 def test_in_a_browser(runs, tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if chromium is None:
@@ -139,8 +162,15 @@ def test_in_a_browser(runs, tmp_path):
     page = tmp_path / "report.html"
     assert main(["report", *map(str, runs), "--output", str(page), "--examples", "2"]) == 0
 
-    def opened(fragment):
-        argv = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    def opened(fragment, page=page):
+        argv = [
+            chromium,
+            "--window-size=500,700",
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+        ]
         argv += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
         argv += ["--host-resolver-rules=MAP * ~NOTFOUND", f"file://{page}{fragment}"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
@@ -151,6 +181,9 @@ def test_in_a_browser(runs, tmp_path):
     everything = opened("")
     assert "4 of 4" in everything
     assert everything.count("<svg") >= 6 and everything.count("<img") == 4 * 2 * 3
+    # On a phone, names stay in sight, on top of all that is scrolled under them.
+    (tmp_path / "scrolled.html").write_text(page.read_text().replace("</body>", SCROLLED))
+    assert "<title>2 of 2 points in sight</title>" in opened("", tmp_path / "scrolled.html")
     shown = [row[0] for row in Tables(opened("#set=B")).rows["categories"][1:]]
     assert sorted(filter(None, shown)) == ["car", "cup"]
     shown = [row[0] for row in Tables(opened("#q=C&sort=0&desc=1")).rows["categories"][1:]]

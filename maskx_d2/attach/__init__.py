@@ -2,6 +2,6 @@
 
 from .attached_cfg import attach_cfg
 from .attached_lazy import attach_lazy
-from .attaching import attached_config, write_attached_config
+from .attaching import attached_config, is_evaluated, write_attached_config
 
-__all__ = ["attach_cfg", "attach_lazy", "attached_config", "write_attached_config"]
+__all__ = ["attach_cfg", "attach_lazy", "attached_config", "is_evaluated", "write_attached_config"]

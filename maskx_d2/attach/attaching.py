@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..engine.yaml_main import load_config
 from .attached_cfg import attach_cfg
 from .attached_lazy import attach_lazy
 
-__all__ = ["attached_config", "write_attached_config"]
+__all__ = ["attached_config", "is_evaluated", "write_attached_config"]
 
 
 def attached_config(
@@ -94,6 +95,18 @@ def write_attached_config(cfg: CfgNode | DictConfig, output: str | os.PathLike[s
     else:
         path.write_text(cfg.dump(), encoding="utf-8")
     return path
+
+
+def is_evaluated(output: str | os.PathLike[str]) -> bool:
+    """Whether a training in this folder is done, and its final checkpoint was evaluated."""
+    metrics = Path(output, "metrics.json")
+    if not Path(output, "model_final.pth").is_file() or not metrics.is_file():
+        return False
+    try:  # a kill may have cut the last line off
+        last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+    except (ValueError, IndexError):
+        return False
+    return any(key.endswith("/AP") for key in last)
 
 
 def _num_classes(lazy: DictConfig) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
-from ..attach import attached_config, write_attached_config
+from ..attach import attached_config, is_evaluated, write_attached_config
 from ..data.datasets import NotRegisteredError
 
 __all__ = ["add_parser"]
@@ -76,7 +77,9 @@ def _run(args: argparse.Namespace) -> int:
             roi_cache=args.roi_cache,
             opts=args.opts,
         )
-        path = write_attached_config(cfg, args.output)
+        path = Path(args.output, "attached.yaml")
+        before = path.read_bytes() if path.is_file() else None
+        write_attached_config(cfg, args.output)
     except (FileNotFoundError, NotRegisteredError) as e:
         args.parser.error(str(e).rstrip("."))
     except (KeyError, ValueError) as e:
@@ -84,6 +87,12 @@ def _run(args: argparse.Namespace) -> int:
         return 1
     if args.config_only:
         print(f"{path}: train it with train_net.py --config-file {path} --resume")
+        return 0
+    if path.read_bytes() == before and is_evaluated(args.output):
+        print(
+            f"{args.output}/model_final.pth is trained and evaluated already; to evaluate it "
+            f"again: train_net.py --config-file {path} --eval-only --resume"
+        )
         return 0
     from ..engine import run
 

@@ -77,8 +77,19 @@ def test_it_trains_masks_and_leaves_the_boxes(cached, faster_rcnn, pets, capsys)
     # Trained, not as it was made.
     card = torch.load(output / "model_final.pth", weights_only=True)
     assert card["iteration"] == 1
-    # The same command again has nothing left to do.
+    # The same command again has nothing left to do, and does not evaluate again.
+    results = output / "inference" / "coco_instances_results.json"
+    before = results.stat().st_mtime_ns
     assert main([*command, "--test", "pets_val", *SCHEDULE]) == 0
+    assert "is trained and evaluated already" in capsys.readouterr().out
+    assert results.stat().st_mtime_ns == before
+    # One that was killed in its evaluation does, and a longer one goes on.
+    lines = (output / "metrics.json").read_text().splitlines(keepends=True)
+    (output / "metrics.json").write_text("".join(lines)[:-30])
+    assert main([*command, "--test", "pets_val", *SCHEDULE]) == 0
+    assert results.stat().st_mtime_ns > before
+    assert main([*command, "--test", "pets_val", *SCHEDULE, "SOLVER.MAX_ITER", "3"]) == 0
+    assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
 def test_a_lazy_config(pets):

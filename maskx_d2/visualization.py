@@ -101,6 +101,41 @@ def readable_scale(image: _Image) -> float:
     return max(1.0, _READABLE_SIDE / max(image.shape[:2]))
 
 
+class _Visualizer(Visualizer):
+    """Detectron2's, with labels inside the picture and below those that they would cover."""
+
+    def __init__(self, image: _Image, metadata: Metadata, *, scale: float) -> None:
+        super().__init__(image, metadata, scale=scale)
+        self._labels: list[Any] = []  # where they are, in pixels of the picture, y upwards
+
+    def draw_text(self, text: str, position: Any, **kwargs: Any) -> Any:
+        """See :meth:`Visualizer.draw_text`."""
+        output = super().draw_text(text, position, **kwargs)
+        axes = output.ax
+        label, renderer = axes.texts[-1], output.canvas.get_renderer()
+        frame = axes.get_window_extent(renderer)
+
+        def moved(dx: float, dy: float) -> Any:
+            x, y = axes.transData.transform(label.get_position())
+            label.set_position(axes.transData.inverted().transform((x + dx, y + dy)))
+            label.update_bbox_position_size(renderer)  # which is done when it is drawn, else
+            return label.get_bbox_patch().get_window_extent(renderer)
+
+        place = moved(0, 0)
+        if place.x1 > frame.x1:
+            place = moved(max(frame.x1 - place.x1, frame.x0 - place.x0), 0)
+        # From the top down: each label that is covered moves this one below it.
+        for other in sorted(self._labels, key=lambda box: -box.y1):
+            covered = place.x0 < other.x1 and other.x0 < place.x1
+            if covered and place.y0 < other.y1 and other.y0 < place.y1:
+                below = other.y0 - place.y1
+                if place.y0 + below < frame.y0:
+                    break  # there is no room
+                place = moved(0, below)
+        self._labels.append(place)
+        return output
+
+
 def _target_masks(instances: Instances) -> list[Any] | None:
     if not instances.has("gt_masks"):
         return None
@@ -128,7 +163,7 @@ def _draw(
     names = [thing_classes[c] if c < len(thing_classes) else f"category {c}" for c in classes]
     colors = [COLOR_B if split and n in split.boxes_only else COLOR_A for n in names]
     texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else list(names)
-    visualizer = Visualizer(image, metadata, scale=scale)
+    visualizer = _Visualizer(image, metadata, scale=scale)
     masked = [i for i in range(len(boxes)) if masks is not None and masks[i] is not None]
     box_only = [i for i in range(len(boxes)) if i not in set(masked)]
     if masks is not None and scores is None:

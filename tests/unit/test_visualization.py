@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_targets
-from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode, Instances
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
 
-from maskx_d2 import ClassSplit
+from maskx_d2 import ClassSplit, visualization
 from maskx_d2.visualization import draw_annotations, draw_instances
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
@@ -50,6 +50,34 @@ def test_low_scores_are_left_out_and_scale_is_of_the_picture(metadata):
     assert (draw_instances(WHITE, instances, metadata) == 255).all()
     assert draw_instances(WHITE, instances, metadata, min_score=0.3, scale=2).shape == (128, 128, 3)
     assert not (draw_instances(WHITE, instances, metadata, min_score=0.3) == 255).all()
+
+
+def test_labels_stay_in_the_picture_and_do_not_cover_each_other(monkeypatch):
+    drawn = []
+    draw_text = visualization._Visualizer.draw_text
+
+    def recorded(self, *args, **kwargs):
+        output = draw_text(self, *args, **kwargs)
+        self.output.canvas.draw()
+        renderer = output.canvas.get_renderer()
+        patches = [t.get_bbox_patch().get_window_extent(renderer) for t in output.ax.texts]
+        drawn[:] = [patch.extents for patch in patches]
+        return output
+
+    monkeypatch.setattr(visualization._Visualizer, "draw_text", recorded)
+    pair = [[20, 30, 60, 70], [20, 30, 60, 71], [20, 31, 60, 70]]
+    border = [[100, 30, 126, 60], [100, 30, 126, 61], [100, 110, 126, 127]]
+    instances = Instances((128, 128), pred_boxes=Boxes(pair + border), scores=torch.ones(6))
+    instances.pred_classes = torch.tensor([0, 1, 0, 0, 1, 0])
+    white = np.full((128, 128, 3), 255, np.uint8)
+    metadata = Metadata(thing_classes=["speckled triangle", "light square"])
+    draw_instances(white, instances, metadata, scale=5)
+    assert len(drawn) == 6
+    for i, (x0, y0, x1, y1) in enumerate(drawn):
+        assert x0 >= 0 and y0 >= 0 and x1 <= 641 and y1 <= 641
+        for a0, b0, a1, b1 in drawn[:i]:
+            apart = x1 <= a0 + 1 or a1 <= x0 + 1 or y1 <= b0 + 1 or b1 <= y0 + 1
+            assert apart, "labels cover each other"
 
 
 def test_an_instance_without_a_mask_is_drawn_as_its_box(metadata):

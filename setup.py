@@ -3,7 +3,7 @@ Installs maskx_d2 into an environment that has torch, torchvision and detectron2
 
 Those three are not listed as requirements, as detectron2 does not list torch: which build fits
 depends on the machine, and whoever has a working detectron2 keeps it. ``import maskx_d2`` says in
-one sentence which of them is missing. ``make install`` brings them all.
+one sentence which of them is missing. ``make install`` brings them.
 """
 
 import re

@@ -28,6 +28,10 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS = [256]
     # Slope of the LeakyReLU after each hidden layer, a float; 0.0 is ReLU (Table 1b).
     cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE = 0.1
+    # Parts of T's input that are zero in a training step, and noise that is added to it, relative
+    # to its own spread; neither in the paper. Both keep T from learning few categories by heart.
+    cfg.MODEL.MASKX.TRANSFER_DROPOUT = 0.0
+    cfg.MODEL.MASKX.TRANSFER_NOISE = 0.0
     # Cut the gradient between T and the box head; needed in end-to-end training (Table 1d).
     cfg.MODEL.MASKX.STOP_GRAD = True
     # Add the class-agnostic mask of one fully connected layer to the logits (Table 1c).
@@ -36,6 +40,16 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.MLP_RANK = 0
     # Widths of its hidden layers, each with a ReLU; none in the paper.
     cfg.MODEL.MASKX.MLP_HIDDEN_DIMS = []
+    # What the mask head is trained on: "proposals", as in Mask R-CNN, or "ground_truth" boxes,
+    # whose sides are moved at random by up to MASK_ROI_JITTER of the box's size.
+    cfg.MODEL.MASKX.MASK_ROIS = "proposals"
+    cfg.MODEL.MASKX.MASK_ROI_JITTER = 0.0
+    # Learn from boxes that have no mask (BoxInst): that the mask reaches the box's sides, and that
+    # neighbouring pixels of one colour belong together. The weights of these losses, 0.0 is off,
+    # and the iterations over which they grow.
+    cfg.MODEL.MASKX.BOX_PROJECTION_WEIGHT = 0.0
+    cfg.MODEL.MASKX.BOX_AFFINITY_WEIGHT = 0.0
+    cfg.MODEL.MASKX.BOX_WARMUP_ITERS = 0
     # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
     cfg.MODEL.MASKX.FREEZE_DETECTOR = False
     # Or else the parts that are trained, by name, such as ["roi_heads.box_predictor"] for

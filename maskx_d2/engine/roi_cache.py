@@ -286,7 +286,16 @@ def collect_rois(
         ValueError: if no RoI has a mask, the mask head is none that sees one tensor of RoI
             features, or the disk is too small.
     """
+    heads = model.roi_heads
+    if getattr(heads, "box_supervision", None) is not None:
+        raise ValueError(
+            "a RoI cache keeps RoIs that have a mask, and the box losses learn from those that "
+            "have none: set MODEL.MASKX.ROI_CACHE to '', or BOX_PROJECTION_WEIGHT and "
+            "BOX_AFFINITY_WEIGHT to 0.0."
+        )
     key = [frozen_weights_hash(model), _data_hash(dataset_dicts), settings, seed, batch_size]
+    if getattr(heads, "mask_rois", "proposals") != "proposals":
+        key += [heads.mask_rois, heads.mask_roi_jitter]
     folder = Path(folder, hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()[:16])
     if not folder.is_dir():
         _remove_abandoned(folder)

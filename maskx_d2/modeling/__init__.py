@@ -1,5 +1,6 @@
 """The weight transfer function and the ROI heads that use it."""
 
+from .box_supervision import BoxSupervision
 from .class_embedding import DETECTION_WEIGHT_SOURCES, detection_weights
 from .embedding_box_predictor import EmbeddingClassifier, EmbeddingFastRCNNOutputLayers
 from .embedding_files import load_class_embedding, random_class_embedding
@@ -15,16 +16,16 @@ from .roi_heads import (
     MaskXRes5ROIHeads,
     MaskXROIHeads,
     SupervisedMasksCascadeROIHeads,
-    SupervisedMasksOnly,
     SupervisedMasksRes5ROIHeads,
     SupervisedMasksROIHeads,
     check_supervised_masks_only,
-    select_supervised,
 )
+from .supervised_masks import SupervisedMasksOnly, select_supervised
 from .weight_transfer import WeightTransfer
 
 __all__ = [
     "DETECTION_WEIGHT_SOURCES",
+    "BoxSupervision",
     "EmbeddingClassifier",
     "EmbeddingFastRCNNOutputLayers",
     "MLPBranch",

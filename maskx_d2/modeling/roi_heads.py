@@ -14,7 +14,7 @@ variant of your own::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -25,8 +25,6 @@ from detectron2.modeling.roi_heads import (
     Res5ROIHeads,
     StandardROIHeads,
 )
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage, get_event_storage
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
@@ -34,6 +32,7 @@ from ..data.datasets import thing_classes_of
 from .class_embedding import detection_weights
 from .embedding_files import load_class_embedding, random_class_embedding
 from .mask_head import MaskXConvUpsampleHead
+from .supervised_masks import SupervisedMasksOnly, mask_training, select_supervised
 from .weight_transfer import WeightTransfer
 
 __all__ = [
@@ -48,85 +47,6 @@ __all__ = [
     "check_supervised_masks_only",
     "select_supervised",
 ]
-
-
-def select_supervised(proposals: List[Instances], num_classes: int) -> List[Instances]:
-    """
-    Keep the foreground RoIs whose ground-truth instance has a mask.
-
-    Args:
-        proposals: N images' sampled RoIs with ``gt_classes``; ``gt_has_mask`` is read where it is
-            (:class:`PartialMaskDatasetMapper` makes it), else an image with ``gt_masks`` is taken
-            to have all of them.
-        num_classes: K, the label of the background.
-
-    Returns:
-        N images' RoIs, of which each has a mask to learn from. It may be that none has.
-    """
-    return [p[_is_supervised(p, num_classes)] for p in proposals]
-
-
-def _is_supervised(proposals: Instances, num_classes: int) -> Tensor:
-    """Which of an image's R RoIs are foreground of an instance with a mask: bool (R,)."""
-    foreground = (proposals.gt_classes >= 0) & (proposals.gt_classes < num_classes)
-    if proposals.has("gt_has_mask"):
-        return foreground & proposals.gt_has_mask
-    return foreground if proposals.has("gt_masks") else torch.zeros_like(foreground)
-
-
-def _blank_roi(instances: Instances) -> Instances:
-    """The image as one RoI of category 0 with an empty mask, for a loss that is not to count."""
-    height, width = instances.image_size
-    blank = Instances(instances.image_size)
-    blank.proposal_boxes = Boxes(torch.tensor([[0.0, 0.0, width, height]]))
-    blank.gt_classes = torch.zeros(1, dtype=torch.int64)
-    blank.gt_masks = BitMasks(torch.zeros(1, height, width, dtype=torch.bool))
-    return blank.to(instances.gt_classes.device)
-
-
-class SupervisedMasksOnly:
-    """
-    Mixin over ROI heads: RoIs without a mask stay out of the mask head's training.
-
-    A batch without any mask gives a loss of zero, and a gradient of zero to every mask parameter,
-    which is what distributed training needs.
-    """
-
-    training: bool
-    num_classes: int
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.mask_on:  # type: ignore[attr-defined]
-            # On the mask head and not in one of the methods that call it: whichever ROI heads
-            # these are, no stand-in for a missing mask can reach a loss.
-            self.mask_head.register_forward_pre_hook(self._drop_unsupervised)  # type: ignore[attr-defined]
-
-    def _forward_mask(self, features: Dict[str, Tensor], instances: List[Instances]) -> Any:
-        """See :meth:`StandardROIHeads._forward_mask`; what has no mask is not even pooled."""
-        if self.training and self.mask_on:  # type: ignore[attr-defined]
-            instances = select_supervised(instances, self.num_classes)
-            # PointRend samples points of RoIs itself and can't do without one.
-            if getattr(self, "mask_pooler", None) is None and not any(len(i) for i in instances):
-                blank = [_blank_roi(instances[0]), *instances[1:]]
-                with EventStorage():  # whose figures don't count either
-                    losses = super()._forward_mask(features, blank)  # type: ignore[misc]
-                get_event_storage().put_scalar("mask_head/num_supervised_rois", 0)
-                return {name: 0 * loss for name, loss in losses.items()}
-        return super()._forward_mask(features, instances)  # type: ignore[misc]
-
-    def _drop_unsupervised(self, mask_head: nn.Module, args: tuple[Any, ...]) -> Any:
-        features, instances = args
-        if not self.training:
-            return args
-        keep = [_is_supervised(i, self.num_classes) for i in instances]
-        num_supervised = sum(int(k.sum()) for k in keep)
-        get_event_storage().put_scalar("mask_head/num_supervised_rois", num_supervised)
-        if num_supervised < sum(len(i) for i in instances):
-            instances = [i[k] for i, k in zip(instances, keep)]
-            if isinstance(features, Tensor):  # else a dict of the images' features
-                features = features[torch.cat(keep)]
-        return features, instances
 
 
 class MaskXMixin(SupervisedMasksOnly):
@@ -145,6 +65,8 @@ class MaskXMixin(SupervisedMasksOnly):
         class_embedding: Tensor | None = None,
         transfer_hidden_dims: Sequence[int] = (256,),
         transfer_negative_slope: float = 0.1,
+        transfer_dropout: float = 0.0,
+        transfer_noise: float = 0.0,
         stop_grad: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -154,9 +76,11 @@ class MaskXMixin(SupervisedMasksOnly):
                 ``"embedding"``.
             class_embedding: with ``"embedding"``, a fixed vector for each of the K categories,
                 (K, D) float, see :func:`load_class_embedding`.
-            transfer_hidden_dims, transfer_negative_slope: see :class:`WeightTransfer`.
+            transfer_hidden_dims, transfer_negative_slope, transfer_dropout, transfer_noise: see
+                :class:`WeightTransfer`.
             stop_grad: whether the mask loss leaves the box head alone.
-            **kwargs: arguments of the ROI heads that are mixed into.
+            **kwargs: arguments of :class:`SupervisedMasksOnly` and of the ROI heads that are mixed
+                into.
 
         Raises:
             ValueError: if the box predictor doesn't have what ``transfer_input`` asks for.
@@ -192,6 +116,8 @@ class MaskXMixin(SupervisedMasksOnly):
             mask_head.out_channels,
             hidden_dims=transfer_hidden_dims,
             negative_slope=transfer_negative_slope,
+            dropout=transfer_dropout,
+            noise=transfer_noise,
         )
         self._cached_class_weights: Tensor | None = None
         self._cached_for: tuple[Any, ...] = ()
@@ -204,9 +130,12 @@ class MaskXMixin(SupervisedMasksOnly):
         """See :meth:`ROIHeads.from_config`."""
         ret: dict[str, Any] = super().from_config(cfg, input_shape)  # type: ignore[misc]
         ret.update(
+            **mask_training(cfg),
             **_transfer_input(cfg),
             transfer_hidden_dims=cfg.MODEL.MASKX.TRANSFER_HIDDEN_DIMS,
             transfer_negative_slope=cfg.MODEL.MASKX.TRANSFER_NEGATIVE_SLOPE,
+            transfer_dropout=cfg.MODEL.MASKX.TRANSFER_DROPOUT,
+            transfer_noise=cfg.MODEL.MASKX.TRANSFER_NOISE,
             stop_grad=cfg.MODEL.MASKX.STOP_GRAD,
         )
         return ret
@@ -252,16 +181,22 @@ class MaskXMixin(SupervisedMasksOnly):
             classes=classes,
         )
 
-    def _class_weights_of(self, instances: List[Instances]) -> tuple[Tensor, Tensor]:
+    def mask_logits(self, features: Tensor, classes: Tensor) -> Tensor:
+        """See :meth:`SupervisedMasksOnly.mask_logits`."""
+        weights, rows = self._class_weights_of(classes)
+        logits: Tensor = self.mask_head.layers(features, weights[rows])  # type: ignore[attr-defined]
+        return logits[:, 0]
+
+    def _class_weights_of(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """
-        Mask predictors of the P categories among the RoIs' ground truth, and each RoI's of them.
+        Mask predictors of the P categories among R RoIs' ``classes``, and each RoI's of them.
 
         T sees each category on its own, so a training step need not pay for all K of them.
 
         Returns:
             (P, C) float and the rows, int64 (R,).
         """
-        present, rows = torch.unique(cat([i.gt_classes for i in instances]), return_inverse=True)
+        present, rows = torch.unique(classes, return_inverse=True)
         return self.weight_transfer(self._class_vectors(present)), rows
 
     def _last_box_predictor(self) -> nn.Module:
@@ -274,7 +209,7 @@ class MaskXMixin(SupervisedMasksOnly):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         _, instances = args
         if self.training:
-            weights, rows = self._class_weights_of(instances)
+            weights, rows = self._class_weights_of(cat([i.gt_classes for i in instances]))
             return args, {"class_weights": weights, "rows": rows, **kwargs}
         return args, {"class_weights": self.class_weights(), **kwargs}
 

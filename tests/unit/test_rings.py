@@ -33,6 +33,7 @@ R0 = {
     "postprocessing/run_lengths.py",
 }
 R1 = {
+    "modeling/box_losses.py",
     "modeling/class_embedding.py",
     "modeling/embedding_files.py",
     "modeling/freeze.py",

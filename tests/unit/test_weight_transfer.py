@@ -33,3 +33,16 @@ def test_msra_initialisation_and_zero_biases():
 def test_dimensions_must_be_positive():
     with pytest.raises(ValueError, match=r"must be positive, got \(5, 0, 3\)"):
         WeightTransfer(5, 3, hidden_dims=(0,))
+
+
+def test_dropout_and_noise_are_for_training_alone():
+    torch.manual_seed(0)
+    plain = WeightTransfer(16, 4)
+    torch.manual_seed(0)
+    regularised = WeightTransfer(16, 4, dropout=0.5, noise=0.5)
+    vectors = torch.randn(3, 16)
+    assert list(plain.state_dict()) == list(regularised.state_dict())
+    assert not torch.equal(regularised(vectors), plain(vectors))
+    assert torch.equal(regularised.eval()(vectors), plain(vectors))
+    with pytest.raises(ValueError, match="dropout is 1.0"):
+        WeightTransfer(16, 4, dropout=1.0)

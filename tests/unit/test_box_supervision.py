@@ -1,0 +1,69 @@
+"""RoIs without a mask that teach the mask head their box, and RoIs at ground-truth boxes."""
+
+import copy
+
+import pytest
+import torch
+from conftest import make_batch, make_targets, tiny_cfg
+from detectron2.modeling import build_model
+
+pytestmark = pytest.mark.usefixtures("storage")
+
+MASKX = "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml"
+AGNOSTIC = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
+BOX_LOSSES = ("MODEL.MASKX.BOX_PROJECTION_WEIGHT", 1.0, "MODEL.MASKX.BOX_AFFINITY_WEIGHT", 0.5)
+GROUND_TRUTH = ("MODEL.MASKX.MASK_ROIS", "ground_truth")
+
+
+def build(config, *opts):
+    torch.manual_seed(0)
+    return build_model(tiny_cfg(config, *opts))
+
+
+def losses(model, batch):
+    torch.manual_seed(1)
+    return model.train()(copy.deepcopy(batch))
+
+
+@pytest.mark.parametrize("opts", [(), GROUND_TRUTH], ids=["proposals", "ground truth"])
+@pytest.mark.parametrize("config", [MASKX, AGNOSTIC])
+def test_boxes_of_b_teach_the_mask_branch(config, opts):
+    model = build(config, *BOX_LOSSES, *opts)
+    found = losses(model, make_batch(make_targets([True, False], [2, 1])))
+    assert found["loss_box_projection"] > 0
+    assert found["loss_color_affinity"] >= 0
+    found["loss_box_projection"].backward()
+    trained = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(n.startswith("roi_heads.mask_head") for n in trained)
+    assert not any(n.startswith("roi_heads.box_predictor") for n in trained)  # the stop-gradient
+    assert any(n.startswith("roi_heads.weight_transfer") for n in trained) == (config == MASKX)
+
+
+def test_masks_of_a_are_left_to_their_own_loss():
+    found = losses(build(MASKX, *BOX_LOSSES), make_batch(make_targets([True, True], [2, 1])))
+    assert found["loss_mask"] > 0
+    assert found["loss_box_projection"] == found["loss_color_affinity"] == 0
+
+
+def test_the_mask_loss_and_the_checkpoint_are_the_same_with_and_without():
+    batch = make_batch(make_targets([True, False], [2, 1]))
+    plain, taught = build(MASKX), build(MASKX, *BOX_LOSSES)
+    taught.load_state_dict(plain.state_dict())
+    assert losses(plain, batch)["loss_mask"] == losses(taught, batch)["loss_mask"]
+
+
+def test_ground_truth_rois_are_one_for_each_object(monkeypatch):
+    model = build(MASKX, *GROUND_TRUTH)
+    seen = []
+    model.roi_heads.mask_head.register_forward_pre_hook(lambda _m, args: seen.append(args[1]))
+    batch = make_batch(make_targets([True, False, True], [2, 1, 0]))
+    losses(model, batch)
+    (rois,) = seen[0]
+    assert rois.gt_classes.tolist() == [2, 0]
+    assert torch.equal(rois.proposal_boxes.tensor, rois.gt_boxes.tensor)
+    assert model.roi_heads._batch is None, "a batch must not outlive its step"
+
+
+def test_unknown_rois_are_refused():
+    with pytest.raises(ValueError, match="can't be trained on 'boxes'"):
+        build(MASKX, "MODEL.MASKX.MASK_ROIS", "boxes")

@@ -44,5 +44,5 @@ def test_dropout_and_noise_are_for_training_alone():
     assert list(plain.state_dict()) == list(regularised.state_dict())
     assert not torch.equal(regularised(vectors), plain(vectors))
     assert torch.equal(regularised.eval()(vectors), plain(vectors))
-    with pytest.raises(ValueError, match="dropout is 1.0"):
+    with pytest.raises(ValueError, match="dropout is"):
         WeightTransfer(16, 4, dropout=1.0)

@@ -17,19 +17,21 @@ from omegaconf import DictConfig
 
 from .data.datasets import thing_classes_of
 from .modeling import (
+    BoxSupervision,
     MaskXCascadeROIHeads,
     MaskXConvUpsampleHead,
     MaskXMixin,
     MaskXRes5ROIHeads,
     MaskXROIHeads,
     SupervisedMasksCascadeROIHeads,
+    SupervisedMasksOnly,
     SupervisedMasksRes5ROIHeads,
     SupervisedMasksROIHeads,
     load_class_embedding,
     random_class_embedding,
 )
 
-__all__ = ["apply_maskx", "target_class"]
+__all__ = ["apply_box_supervision", "apply_maskx", "target_class"]
 
 _MASKX_ROI_HEADS = {
     StandardROIHeads: MaskXROIHeads,
@@ -47,6 +49,8 @@ def apply_maskx(
     transfer_input: str = "cls+box",
     transfer_hidden_dims: Sequence[int] = (256,),
     transfer_negative_slope: float = 0.1,
+    transfer_dropout: float = 0.0,
+    transfer_noise: float = 0.0,
     stop_grad: bool = True,
     mlp_branch: bool = False,
     mlp_rank: int = 0,
@@ -60,8 +64,8 @@ def apply_maskx(
     Args:
         model: a LazyConfig model with ``roi_heads`` and ``roi_heads.mask_head``, such as
             detectron2's ``common/models/mask_rcnn_fpn.py``. It is changed in place.
-        transfer_input, transfer_hidden_dims, transfer_negative_slope, stop_grad: see
-            :class:`~maskx_d2.modeling.MaskXMixin`.
+        transfer_input, transfer_hidden_dims, transfer_negative_slope, transfer_dropout,
+        transfer_noise, stop_grad: see :class:`~maskx_d2.modeling.MaskXMixin`.
         mlp_branch, mlp_rank, mlp_hidden_dims: see
             :class:`~maskx_d2.modeling.MaskXConvUpsampleHead`.
         thing_classes, embedding_file: with ``transfer_input="embedding"`` the names of the K
@@ -106,8 +110,51 @@ def apply_maskx(
         **_transfer_input(transfer_input, thing_classes, embedding_file),
         transfer_hidden_dims=list(transfer_hidden_dims),
         transfer_negative_slope=transfer_negative_slope,
+        transfer_dropout=transfer_dropout,
+        transfer_noise=transfer_noise,
         stop_grad=stop_grad,
     )
+    return model
+
+
+def apply_box_supervision(
+    model: DictConfig,
+    *,
+    projection_weight: float = 1.0,
+    affinity_weight: float = 0.0,
+    warmup_iters: int = 0,
+) -> DictConfig:
+    """
+    Let the mask branch learn from boxes that have no mask as well. Nothing is instantiated.
+
+    Args:
+        model: a LazyConfig model whose ``roi_heads`` mix in
+            :class:`~maskx_d2.modeling.SupervisedMasksOnly`, such as :func:`apply_maskx` makes. It
+            is changed in place.
+        projection_weight, affinity_weight, warmup_iters: see
+            :class:`~maskx_d2.modeling.BoxSupervision`.
+
+    Returns:
+        ``model``, for chaining.
+
+    Raises:
+        ValueError: if the ROI heads are others.
+    """
+    roi_heads = model.get("roi_heads")
+    name = "no ROI heads" if roi_heads is None else target_class(roi_heads).__name__
+    if roi_heads is None or not issubclass(target_class(roi_heads), SupervisedMasksOnly):
+        raise ValueError(
+            f"a model with {name} can't learn masks from boxes: call apply_maskx first, or set "
+            "roi_heads._target_ to SupervisedMasksROIHeads."
+        )
+    # The model's own, so that it follows when they are changed.
+    images = {key: f"${{...{key}}}" for key in ("pixel_mean", "pixel_std", "input_format")}
+    roi_heads.box_supervision = L(BoxSupervision)(
+        projection_weight=projection_weight,
+        affinity_weight=affinity_weight,
+        warmup_iters=warmup_iters,
+    )
+    roi_heads.box_supervision.update({k: v for k, v in images.items() if k in model})
     return model
 
 

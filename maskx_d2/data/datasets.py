@@ -146,7 +146,7 @@ def log_supervision(
     Args:
         names: the data sets' names, as in ``cfg.DATASETS.TRAIN``.
         dataset_dicts: what a training on them uses, see :func:`get_detection_dataset_dicts`.
-        masks_needed: whether the model has a mask head.
+        masks_needed: whether the model has a mask head that learns from masks alone.
 
     Raises:
         ValueError: if masks are needed and there is none.
@@ -161,7 +161,8 @@ def log_supervision(
         raise ValueError(
             f"no instance of {' + '.join(names)} has a mask, so there is nothing to train a mask "
             "head with; `maskx check` says what is in the data. For a box detector set "
-            "MODEL.MASK_ON to False."
+            "MODEL.MASK_ON to False; to learn masks from boxes alone, "
+            "MODEL.MASKX.BOX_PROJECTION_WEIGHT (apply_box_supervision)."
         )
     return summary
 

@@ -42,7 +42,8 @@ from .freezing import freeze, trains_masks
 from .monitoring import BestCheckpointer, PredictionImages
 from .overrides import merge_lazy_overrides
 from .resuming import SeedEachIteration
-from .roi_cache import ShuffledRoIs, check_roi_cache, train_on_rois
+from .roi_cache import ShuffledRoIs
+from .roi_training import check_roi_cache, train_on_rois
 
 __all__ = ["build_train_loader", "dataset_names", "is_lazy", "lazy_main", "load_lazy"]
 
@@ -230,7 +231,8 @@ def build_train_loader(cfg: DictConfig) -> Any:
             [names] if isinstance(names, str) else list(names),
             kwargs["dataset"],
             masks_needed=_has_mask_head(cfg)
-            and trains_masks(cfg.train.get("trained_modules") or []),
+            and trains_masks(cfg.train.get("trained_modules") or [])
+            and cfg.model.roi_heads.get("box_supervision") is None,
         )
     return TrainLoader(**kwargs)
 

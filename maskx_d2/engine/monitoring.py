@@ -26,7 +26,7 @@ from ..modeling import given_instances
 from ..panels import side_by_side
 from ..postprocessing import rle_inference
 from ..visualization import draw_annotations, draw_instances
-from .roi_cache import CachedMaskBranch
+from .roi_training import CachedMaskBranch
 
 __all__ = ["BestCheckpointer", "PredictionImages"]
 

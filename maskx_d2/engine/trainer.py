@@ -21,14 +21,15 @@ from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import MaskProbe, SplitCOCOEvaluator, SplitLVISEvaluator, rle_evaluation
-from ..modeling import check_supervised_masks_only
+from ..modeling import BoxSupervision, check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .category_counts import check_category_counts
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
 from .monitoring import BestCheckpointer, PredictionImages
 from .resuming import SeedEachIteration
-from .roi_cache import CachedMaskBranch, ShuffledRoIs, check_roi_cache, train_on_rois
+from .roi_cache import ShuffledRoIs
+from .roi_training import CachedMaskBranch, check_roi_cache, train_on_rois
 
 __all__ = ["MaskXTrainer"]
 
@@ -131,14 +132,19 @@ class MaskXTrainer(DefaultTrainer):
         See :meth:`DefaultTrainer.build_train_loader`. It logs how many boxes have a mask.
 
         Raises:
-            ValueError: if there is a mask head, but no mask to train it with.
+            ValueError: if there is a mask head, but no mask to train it with, and it doesn't learn
+                from boxes.
         """
         # What detectron2's own function would build the loader of.
         kwargs = build_detection_train_loader.from_config(
             cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
         )
         if isinstance(kwargs["dataset"], list):  # else one that is read as it is used
-            needed = cfg.MODEL.MASK_ON and trains_masks(cfg.MODEL.MASKX.TRAINED_MODULES)
+            needed = (
+                cfg.MODEL.MASK_ON
+                and trains_masks(cfg.MODEL.MASKX.TRAINED_MODULES)
+                and BoxSupervision.of_config(cfg) is None
+            )
             log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=needed)
         return TrainLoader(**kwargs)
 

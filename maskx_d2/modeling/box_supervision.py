@@ -39,6 +39,17 @@ class BoxTargets:
     rows: Tensor
     alike: Tensor
 
+    def packed(self) -> Tensor:
+        """As bool (R, 5, M, M): the box, then ``alike``."""
+        inside = self.rows[:, :, None] * self.columns[:, None, :]
+        return torch.cat([inside[:, None].bool(), self.alike], dim=1)
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> BoxTargets:
+        """What was :meth:`packed`."""
+        inside = packed[:, 0]
+        return cls(inside.any(1).float(), inside.any(2).float(), packed[:, 1:])
+
 
 class BoxSupervision(nn.Module):
     """

@@ -1,10 +1,10 @@
 """
-ROI heads for partial mask supervision, as two mixins over detectron2's.
+ROI heads for partial mask supervision: detectron2's, with one of two mixins.
 
-``SupervisedMasksOnly`` trains the mask head on the RoIs that have a mask, whatever the head is.
-``MaskXMixin`` adds the weight transfer function T of Mask^X R-CNN. Both work on ROI heads that
-call ``self.mask_head(features, instances)``, as all of detectron2's do, so one line makes a
-variant of your own::
+:class:`SupervisedMasksOnly` trains any mask head on the RoIs that have a mask; ``MaskXMixin`` is
+one, and adds the weight transfer function T of Mask^X R-CNN. Both work on ROI heads that call
+``self.mask_head(features, instances)``, as all of detectron2's do, so one line makes a variant of
+your own::
 
     @ROI_HEADS_REGISTRY.register()
     class MyMaskXROIHeads(MaskXMixin, MyROIHeads):

@@ -14,12 +14,15 @@ from detectron2.modeling import build_model
 from maskx_d2 import ClassSplit, model_zoo
 from maskx_d2.data import PartialMaskDatasetMapper, register_partial
 from maskx_d2.engine import MaskXTrainer, run
-from maskx_d2.engine.roi_cache import CachedMaskBranch, RoICache, _Recorder, collect_rois
+from maskx_d2.engine.roi_cache import CachedBatch, RoICache
+from maskx_d2.engine.roi_collecting import RoIRecorder, collect_rois
+from maskx_d2.engine.roi_training import CachedMaskBranch
 from maskx_d2.modeling import freeze_detector
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
 MASKX = "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml"
+BOX_LOSSES = ("loss_box_projection", "loss_color_affinity")
 CLASS_AGNOSTIC = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
 
 
@@ -58,21 +61,28 @@ def detector_weights(tmp_path):
     return ("MODEL.WEIGHTS", str(tmp_path / "detector.pth"))
 
 
+BOXES = ("MODEL.MASKX.BOX_PROJECTION_WEIGHT", 0.5, "MODEL.MASKX.BOX_AFFINITY_WEIGHT", 0.5)
+
+
+@pytest.mark.parametrize("opts", [(), BOXES])
 @pytest.mark.parametrize("name", [MASKX, CLASS_AGNOSTIC])
-def test_losses_and_gradients_are_those_of_the_images(storage, name):
-    model = freeze_detector(build_model(tiny_cfg(name)))
+def test_losses_and_gradients_are_those_of_the_images(storage, name, opts):
+    model = freeze_detector(build_model(tiny_cfg(name, *opts)))
     batch = make_batch(make_targets([True, False], [0, 1]), make_targets([True, True], [2, 0]))
     torch.manual_seed(3)
-    loss = model(batch)["loss_mask"]
-    loss.backward()
+    losses = {k: v for k, v in model(batch).items() if k in ("loss_mask", *BOX_LOSSES)}
+    sum(losses.values()).backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     torch.manual_seed(3)
-    (rois,) = _Recorder(model)(batch)
-    assert 1 not in rois.classes and {0, 2} == set(rois.classes.tolist())
-    cached = CachedMaskBranch(model)(rois)["loss_mask"]
-    cached.backward()
-    torch.testing.assert_close(cached, loss)
+    rois = dict(RoIRecorder(model)(batch))
+    assert {0, 2} == set(rois["masks"].classes.tolist())
+    if opts:
+        assert {1} == set(rois["boxes"].classes.tolist())
+    cached = CachedMaskBranch(model)(CachedBatch(rois["masks"], rois.get("boxes")))
+    sum(cached.values()).backward()
+    torch.testing.assert_close(cached, losses)
+    assert len(losses) == (3 if opts else 1)
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert found.keys() >= expected.keys() - {"roi_heads.box_predictor.cls_score.weight"}
     for key, gradient in found.items():
@@ -120,10 +130,10 @@ def test_is_filled_once_for_one_detector_and_data(pets, tmp_path):
     weights = detector_weights(tmp_path)
     train(config(tmp_path, "run", 2, *weights))
     (folder,) = (tmp_path / "cache").iterdir()
-    written = (folder / "features.bin").stat().st_mtime_ns
+    written = (folder / "masks" / "features.bin").stat().st_mtime_ns
     train(config(tmp_path, "other", 2, *weights, "MODEL.MASKX.MLP_BRANCH", True))
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [folder.name]
-    assert (folder / "features.bin").stat().st_mtime_ns == written
+    assert (folder / "masks" / "features.bin").stat().st_mtime_ns == written
     train(config(tmp_path, "size", 2, *weights, "INPUT.MIN_SIZE_TRAIN", (80,)))
     train(config(tmp_path, "seed", 2, *weights, "SEED", 2))
     train(config(tmp_path, "new", 2))  # another detector
@@ -134,7 +144,7 @@ def test_is_filled_once_for_one_detector_and_data(pets, tmp_path):
     train(config(tmp_path, "split", 2, *weights))
     caches = [RoICache(path) for path in (tmp_path / "cache").iterdir()]
     assert len(caches) == 5
-    assert [set(c.classes.tolist()) for c in caches].count({2, 3}) == 1
+    assert [set(c.masks.classes.tolist()) for c in caches].count({2, 3}) == 1
 
 
 def test_holds_supervised_rois_whatever_the_number_of_workers(pets, tmp_path):
@@ -153,28 +163,58 @@ def test_holds_supervised_rois_whatever_the_number_of_workers(pets, tmp_path):
         for n in (0, 2)
     ]
     assert len(caches[0]) >= 12 and caches[0].num_images == 6
-    assert set(caches[0].classes.tolist()) == {0, 1}, "cats and dogs alone have masks"
-    assert caches[0].features.tobytes() == caches[1].features.tobytes()
-    batch = caches[0].batch(range(len(caches[0])))
+    assert set(caches[0].masks.classes.tolist()) == {0, 1}, "cats and dogs alone have masks"
+    assert caches[0].masks.features.tobytes() == caches[1].masks.features.tobytes()
+    batch = caches[0].batch(range(len(caches[0]))).masks
     assert batch.targets.shape == (len(caches[0]), 28, 28)
     assert 0.2 < batch.targets.float().mean() <= 1
 
 
 def test_a_batch_is_what_was_cached(pets, tmp_path):
-    cfg = config(tmp_path, "run")
+    cfg = config(tmp_path, "run", 6, *BOXES)
     model = MaskXTrainer.build_model(cfg).train()
-    caught = []
-    collect = _Recorder.__call__
+    caught = {"masks": [], "boxes": []}
+
+    class Spy(RoIRecorder):
+        def __call__(self, batch):
+            found = super().__call__(batch)
+            for part, rois in found:
+                caught[part].append(rois)
+            return found
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Recorder, "__call__", lambda s, b: caught.extend(collect(s, b)) or s._caught)
+        patch.setattr("maskx_d2.engine.roi_collecting.RoIRecorder", Spy)
         mapper = PartialMaskDatasetMapper(cfg, is_train=True)
         dataset_dicts = DatasetCatalog.get("pets_partial")
         cache = collect_rois(tmp_path / "c", model, dataset_dicts, mapper, settings="")
     batch = cache.batch(list(reversed(range(len(cache)))))  # in any order
-    features = torch.cat([c.features for c in caught])
-    torch.testing.assert_close(batch.features.float(), features, rtol=1e-3, atol=1e-4)
-    assert torch.equal(batch.targets, torch.cat([c.targets for c in caught]))
-    assert torch.equal(batch.classes, torch.cat([c.classes for c in caught]))
+    for part in ("masks", "boxes"):
+        found, expected = getattr(batch, part), caught[part]
+        features = torch.cat([c.features for c in expected])
+        torch.testing.assert_close(found.features.float(), features, rtol=1e-3, atol=1e-4)
+        assert torch.equal(found.targets, torch.cat([c.targets for c in expected]))
+        assert torch.equal(found.classes, torch.cat([c.classes for c in expected]))
+    (box,) = cache.batch([len(cache) - 1]).boxes.classes
+    assert box == batch.boxes.classes[-1] and not len(cache.batch([0]).boxes.classes)
+
+
+def test_boxes_alone_train_a_mask_branch(pets, tmp_path):
+    """Without one mask: only what boxes and colours say."""
+    DatasetCatalog.register("boxes_alone", without_masks)
+    cfg = config(tmp_path, "run", 4, *BOXES, "DATASETS.TRAIN", ("boxes_alone",))
+    before, after = train(cfg)
+    key = "roi_heads.mask_head.mask_fcn1.weight"
+    assert not torch.equal(before[key], after[key])
+    (folder,) = (tmp_path / "cache").iterdir()
+    cache = RoICache(folder)
+    assert cache.masks is None and len(cache.boxes) == len(cache) > 0
+
+
+def without_masks():
+    return [
+        {**r, "annotations": [{**a, "segmentation": None} for a in r["annotations"]]}
+        for r in DatasetCatalog.get("pets")
+    ]
 
 
 def test_what_a_killed_process_left_is_cleared_away(pets, tmp_path):
@@ -215,20 +255,14 @@ def test_of_a_lazy_config(shapes, tmp_path):
 def test_what_it_is_not_for(pets, tmp_path, opts, message):
     register_partial("no_masks", base="pets", split=ClassSplit("x", {"dog"}, {"cat", "cup", "car"}))
     DatasetCatalog.remove("no_masks")
-    DatasetCatalog.register(
-        "no_masks",
-        lambda: [
-            {**r, "annotations": [{**a, "segmentation": None} for a in r["annotations"]]}
-            for r in DatasetCatalog.get("pets")
-        ],
-    )
+    DatasetCatalog.register("no_masks", without_masks)
     with pytest.raises(ValueError, match=message):
         train(config(tmp_path, "run", 2, *opts))
 
 
 def test_a_full_disk_is_noticed_early(pets, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "maskx_d2.engine.roi_cache.shutil.disk_usage", lambda _: type("", (), {"free": 1})
+        "maskx_d2.engine.roi_collecting.shutil.disk_usage", lambda _: type("", (), {"free": 1})
     )
     with pytest.raises(ValueError, match=r"the RoI cache needs .* GB more, but .* has 0 GB free"):
         train(config(tmp_path, "run", 2))

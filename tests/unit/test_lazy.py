@@ -4,7 +4,7 @@ from detectron2.model_zoo import get_config
 from detectron2.modeling import StandardROIHeads
 from omegaconf import OmegaConf
 
-from maskx_d2 import apply_maskx, model_zoo
+from maskx_d2 import apply_box_supervision, apply_maskx, model_zoo
 from maskx_d2.modeling import (
     MaskXCascadeROIHeads,
     MaskXConvUpsampleHead,
@@ -24,11 +24,14 @@ def test_options_reach_the_model():
         transfer_input="cls",
         transfer_hidden_dims=(16, 8),
         transfer_negative_slope=0.0,
+        transfer_dropout=0.3,
+        transfer_noise=0.1,
         stop_grad=False,
     )
     heads = instantiate(model.roi_heads)
     assert isinstance(heads, MaskXROIHeads)
     assert isinstance(heads.mask_head, MaskXConvUpsampleHead)
+    assert (heads.weight_transfer.dropout, heads.weight_transfer.noise) == (0.3, 0.1)
     shapes = [tuple(p.shape) for p in heads.weight_transfer.parameters()]
     assert shapes == [(16, 1024), (16,), (8, 16), (8,), (256, 8), (256,)]
     assert heads.weight_transfer[1].negative_slope == 0.0
@@ -102,3 +105,20 @@ def test_models_without_a_maskx_form_are_refused():
     model.roi_heads.mask_head._target_ = "detectron2.modeling.roi_heads.BaseMaskRCNNHead"
     with pytest.raises(ValueError, match="mask head BaseMaskRCNNHead has no Mask\\^X form"):
         apply_maskx(model)
+
+
+@pytest.mark.parametrize("config", ["shapes/maskx.py", "shapes/class_agnostic.py"])
+def test_losses_of_boxes_read_colours_as_the_model_does(config):
+    model = model_zoo.get_config(config).model
+    apply_box_supervision(model, projection_weight=0.3, affinity_weight=0.5, warmup_iters=7)
+    model.pixel_mean = [1.0, 2.0, 3.0]
+    found = instantiate(model).roi_heads.box_supervision
+    assert (found.projection_weight, found.affinity_weight, found.warmup_iters) == (0.3, 0.5, 7)
+    assert found.pixel_mean.tolist() == [1.0, 2.0, 3.0]
+    assert found.is_bgr == (model.get("input_format", "BGR") == "BGR")
+
+
+@pytest.mark.parametrize("config", ["mask_rcnn_fpn.py", "retinanet.py"])
+def test_losses_of_boxes_need_roi_heads_that_have_them(config):
+    with pytest.raises(ValueError, match="can't learn masks from boxes: call apply_maskx first"):
+        apply_box_supervision(get_config(f"common/models/{config}").model)

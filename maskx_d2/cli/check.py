@@ -12,9 +12,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 
+from .._counted import counted
 from ..data.check import CheckReport, check_coco_json, check_dataset_dicts
 from ..data.findings import KINDS, Finding
-from .counted import counted
 from .sources import SPLITS, Source, find_source
 
 __all__ = ["add_parser"]

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._counted import counted
 from ..experiments import Grid, cpu_slots, gpu_slots, load_grid, run_cells, write_results
 from ..experiments.cell_files import check_settings, holder, state
 from ..experiments.grid import Cell
-from .counted import counted
 
 __all__ = ["add_parser"]
 

@@ -6,9 +6,9 @@ import argparse
 import sys
 from typing import Any
 
+from .._counted import counted
 from ..deploy import export
 from ..deploy.exporting import FORMATS
-from .counted import counted
 
 __all__ = ["add_parser"]
 

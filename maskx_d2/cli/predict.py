@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from .._counted import counted
 from ..data.datasets import NotRegisteredError, check_registered
 from ..engine import Predictor
 from ..engine.coco_predictions import CocoPredictions
 from ..panels import captioned, side_by_side
 from ..visualization import draw_annotations
-from .counted import counted
 from .inputs import VIDEOS, Frame, expand
 from .videos import Video, VideoFile
 

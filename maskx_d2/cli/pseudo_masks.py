@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .._counted import counted
 from ..pseudo_masks import Parameters, Report, generate_pseudo_masks
-from .counted import counted
 from .sources import SPLITS, add_file_arguments, find_source
 
 __all__ = ["add_parser", "describe", "say_if_all_have_masks"]

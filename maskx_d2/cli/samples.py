@@ -17,12 +17,12 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
+from .._counted import counted
 from ..data.datasets import NotRegisteredError, check_registered
 from ..engine import MaskXTrainer
 from ..engine.lazy_main import build_train_loader, is_lazy, load_lazy
 from ..engine.yaml_main import load_config
 from ..visualization import draw_instances
-from .counted import counted
 
 __all__ = ["add_parser"]
 

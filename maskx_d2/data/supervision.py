@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._counted import counted
 from .partial_masks import has_mask
 
 __all__ = ["SupervisionSummary"]
@@ -126,12 +127,13 @@ class SupervisionSummary:
         more = f" and {len(mixed) - _NAMES_SHOWN} more" if len(mixed) > _NAMES_SHOWN else ""
         empty = sets.count("-")
         return (
-            f"{name}: {self.num_images} images, {boxes} boxes, {masks} of them with a mask{share}. "
-            f"{sets.count('A')} categories with masks, {sets.count('B')} with boxes only, "
+            f"{name}: {counted(self.num_images, 'image')}, {counted(boxes, 'box', 'boxes')}, "
+            f"{masks} of them with a mask{share}. {counted(sets.count('A'), 'category', 'categories')} with "
+            f"masks, {sets.count('B')} with boxes only, "
             f"{len(mixed)} mixed"
             + (f" ({names}{more})" if mixed else "")
             + (f", {empty} without an instance" if empty else "")
-            + f"; {self.images_without_masks} images without a mask"
+            + f"; {counted(self.images_without_masks, 'image')} without a mask"
             + (f", {self.images_without_boxes} without a box" if self.images_without_boxes else "")
             + "."
         )

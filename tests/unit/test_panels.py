@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskx_d2.cli.counted import counted
+from maskx_d2._counted import counted
 from maskx_d2.panels import captioned, side_by_side
 
 BLACK = np.zeros((60, 300, 3), np.uint8)

@@ -15,6 +15,7 @@ import maskx_d2
 
 ROOT = Path(maskx_d2.__file__).parent
 R0 = {
+    "_counted.py",
     "splits.py",
     "convert/caffe2_model.py",
     "convert/restricted_pickle.py",

@@ -38,8 +38,8 @@ def test_boxes_and_masks_are_counted_by_category_and_crowds_apart():
 
 def test_the_description_says_it_all_in_a_line():
     assert summary().describe("fruit") == (
-        "fruit: 4 images, 5 boxes, 2 of them with a mask (40 %). 1 categories with masks, 1 with "
-        "boxes only, 1 mixed ('cup'), 1 without an instance; 1 images without a mask, 2 without "
+        "fruit: 4 images, 5 boxes, 2 of them with a mask (40 %). 1 category with masks, 1 with "
+        "boxes only, 1 mixed ('cup'), 1 without an instance; 1 image without a mask, 2 without "
         "a box."
     )
 
@@ -53,7 +53,7 @@ def test_a_description_names_some_of_many_mixed_categories():
 
 def test_a_data_set_without_instances_is_described():
     text = SupervisionSummary.from_dataset_dicts([{}], CLASSES).describe("empty")
-    assert "1 images, 0 boxes, 0 of them with a mask." in text
+    assert "1 image, 0 boxes, 0 of them with a mask." in text
 
 
 def test_a_category_out_of_range_is_an_error_that_names_the_image():

@@ -126,10 +126,11 @@ class SupervisionSummary:
         names = ", ".join(f"'{c}'" for c in mixed[:_NAMES_SHOWN])
         more = f" and {len(mixed) - _NAMES_SHOWN} more" if len(mixed) > _NAMES_SHOWN else ""
         empty = sets.count("-")
+        with_masks = counted(sets.count("A"), "category", "categories")
         return (
             f"{name}: {counted(self.num_images, 'image')}, {counted(boxes, 'box', 'boxes')}, "
-            f"{masks} of them with a mask{share}. {counted(sets.count('A'), 'category', 'categories')} with "
-            f"masks, {sets.count('B')} with boxes only, "
+            f"{masks} of them with a mask{share}. {with_masks} with masks, "
+            f"{sets.count('B')} with boxes only, "
             f"{len(mixed)} mixed"
             + (f" ({names}{more})" if mixed else "")
             + (f", {empty} without an instance" if empty else "")

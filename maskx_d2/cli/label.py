@@ -59,6 +59,11 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="leave boxes of categories that the model does not know without masks",
     )
+    parser.add_argument(
+        "--score-as-weight",
+        action="store_true",
+        help='also write the score as "mask_weight", so that a training counts sure masks more',
+    )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", metavar="I/N", help="do only the I-th of N parts of the images")
     part.add_argument(
@@ -115,6 +120,7 @@ def _label(args: argparse.Namespace, shard: Shard) -> Report:
         split=source.split if args.split is not None else None,  # and not what is registered
         renamed=renamed,
         skip_unknown=args.skip_unknown,
+        score_as_weight=args.score_as_weight,
         shard=shard,
         workers=args.workers,
         opts=args.opts,

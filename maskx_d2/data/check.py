@@ -21,6 +21,7 @@ from .annotation_checks import AnnotationChecker, ImageList
 from .coco_reader import read_section
 from .findings import CheckReport, Finding, FindingLog
 from .mask_extents import append_numbers
+from .partial_masks import mask_weight
 from .supervision import SupervisionSummary
 
 __all__ = ["CheckReport", "Finding", "check_coco_json", "check_dataset_dicts"]
@@ -80,6 +81,10 @@ def check_coco_json(
             )
             file_name = images.file_names[image]
             log.add("ignored_annotation", message, image_id, annotation_id, file_name)
+        try:
+            mask_weight(annotation)
+        except ValueError as e:
+            log.add("mask_weight", str(e), image_id, annotation_id, images.file_names[image])
         checker.add(
             image,
             category,
@@ -136,6 +141,11 @@ def check_dataset_dicts(
                 log.add("unknown_category", message, image_id, file_name=file_name)
                 checker.mark_annotated(position)
                 continue
+            try:
+                mask_weight(annotation)
+            except ValueError as e:
+                image_id, file_name = images.ids[position], images.file_names[position]
+                log.add("mask_weight", str(e), image_id, file_name=file_name)
             checker.add(
                 position,
                 category,

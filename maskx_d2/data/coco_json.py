@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 
 from .coco_reader import read_images, read_section
-from .partial_masks import has_mask, usable_polygons
+from .partial_masks import has_mask, mask_weight, usable_polygons
 
 __all__ = ["add_annotations", "is_box", "load_coco_json"]
 
@@ -49,7 +49,8 @@ def load_coco_json(
 
     Returns:
         dataset dicts in the order of the image ids. Instances without a usable mask have no
-        ``segmentation`` key; each has the file's annotation id under ``id``.
+        ``segmentation`` key; each has the file's annotation id under ``id``, and masks that count
+        less than others their ``mask_weight``.
 
     Raises:
         ValueError: if an annotation can't be used; it says which, and why.
@@ -135,6 +136,7 @@ def _instance(
     }
     try:
         masked = instance["category_id"] not in boxes_only and has_mask(annotation)
+        weight = mask_weight(annotation)
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from e
     if masked:
@@ -144,6 +146,8 @@ def _instance(
         elif isinstance(segmentation["counts"], list):
             segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
         instance["segmentation"] = segmentation
+        if weight < 1:
+            instance["mask_weight"] = weight
     if annotation.get("keypoints"):
         # COCO's keypoints are indices of pixels; detectron2's are points of the plane.
         instance["keypoints"] = [

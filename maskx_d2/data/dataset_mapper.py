@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 from pycocotools.mask import encode, frPyObjects
 
-from .partial_masks import box_polygon, has_mask, usable_polygons
+from .partial_masks import box_polygon, has_mask, mask_weight, usable_polygons
 
 __all__ = ["PartialMaskDatasetMapper"]
 
@@ -26,6 +26,10 @@ class PartialMaskDatasetMapper(DatasetMapper):
     a field ``gt_has_mask``: bool (N,) over the N instances. Where it is False, ``gt_masks`` holds
     the instance's box as a stand-in, because detectron2's mask containers want a mask for every
     instance; :class:`~maskx_d2.modeling.SupervisedMasksOnly` keeps it away from the loss.
+
+    A mask whose annotation has a ``mask_weight`` below 1, such as one that a model has made, is
+    there in that part of the samples, drawn anew each time; in the others its instance has a box
+    only. On average its losses count as much as it says, whatever the mask head.
 
     An image with RLE masks gets :class:`BitMasks` also where ``INPUT.MASK_FORMAT`` says polygons.
     Where keypoints are used, instances without any get invisible ones.
@@ -62,6 +66,7 @@ class PartialMaskDatasetMapper(DatasetMapper):
 
         annotations = [a for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
         supervised = [_provide_mask(a, dataset_dict) for a in annotations]
+        weights = [a.pop("mask_weight", 1.0) for a in annotations]
         # RLE can't become polygons. Containers may differ from image to image, so nothing is lost.
         has_rle = any(isinstance(a["segmentation"], dict) for a in annotations)
         mask_format = "bitmask" if has_rle else self.instance_mask_format
@@ -80,6 +85,9 @@ class PartialMaskDatasetMapper(DatasetMapper):
         if annotations:
             # A mask that left the image or slipped through a coarse grid is none; its box stays.
             instances.gt_has_mask = torch.tensor(supervised) & instances.gt_masks.nonempty()
+            if min(weights) < 1:  # else no random number is drawn
+                counts = np.random.random(len(weights)) < np.array(weights)
+                instances.gt_has_mask &= torch.from_numpy(counts)
             if self.recompute_boxes:
                 # After a crop, the tight box of what is left of an object comes from its mask.
                 # Without a mask, the clipped box is the best there is.
@@ -94,6 +102,7 @@ def _provide_mask(annotation: dict[str, Any], dataset_dict: dict[str, Any]) -> b
     where = f"image {dataset_dict.get('image_id')}, annotation {annotation.get('id')}"
     try:
         segmentation = annotation["segmentation"] if has_mask(annotation) else []
+        mask_weight(annotation)
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from e
     if isinstance(segmentation, (list, tuple)):

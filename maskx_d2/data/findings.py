@@ -31,6 +31,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "malformed_mask": ("error", "masks that are neither polygons nor RLE"),
     "odd_polygon": ("error", "polygons with an odd number of coordinates"),
     "rle_size": ("error", "RLE masks of another size than their image"),
+    "mask_weight": ("error", "mask weights that are not from 0 to 1"),
     "split_names": ("error", "split and data set disagree about categories"),
     "split_without_masks": ("error", "categories that should have masks and have none"),
     "no_usable_polygon": ("warning", "boxes that detectron2's COCO loader drops for their mask"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-__all__ = ["box_polygon", "drop_masks", "encode_mask", "has_mask"]
+__all__ = ["box_polygon", "drop_masks", "encode_mask", "has_mask", "mask_weight"]
 
 _MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
 
@@ -39,6 +39,22 @@ def has_mask(annotation: dict[str, Any]) -> bool:
         f"the segmentation is {segmentation!r:.40}, neither polygons nor RLE; leave it out where "
         "there is no mask."
     )
+
+
+def mask_weight(annotation: dict[str, Any]) -> float:
+    """
+    How much an instance's mask counts in training, in [0, 1]; 1 where nothing is said.
+
+    Raises:
+        ValueError: if ``mask_weight`` is something else.
+    """
+    weight = annotation.get("mask_weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+        raise ValueError(
+            f"mask_weight is {weight!r:.40}, not a number from 0 to 1; leave it out where the mask "
+            "counts in full."
+        )
+    return float(weight)
 
 
 def usable_polygons(segmentation: Sequence[Any]) -> list[Any]:

@@ -83,6 +83,7 @@ def label_boxes(
     split: Split | None = None,
     renamed: Mapping[str, str] | None = None,
     skip_unknown: bool = False,
+    score_as_weight: bool = False,
     shard: Shard | None = None,
     workers: int = 1,
     opts: Sequence[str] = (),
@@ -110,6 +111,8 @@ def label_boxes(
         split: all instances of its set B get a mask of the model, whatever the file has of them.
             None: those instances get one that have no usable mask. Never a crowd.
         renamed, skip_unknown: see :func:`categories_of_model`.
+        score_as_weight: also write the score as ``mask_weight``, by which a training with
+            :class:`PartialMaskDatasetMapper` counts the mask; a whole box then counts as a box.
         shard: do only this part of the images; the output is written by :func:`merge_shards`.
         workers: processes that read images; 0: this one.
         run_tasks: makes the masks elsewhere, in any order: it is given what to load and the
@@ -143,6 +146,8 @@ def label_boxes(
         "split": description,
         "source_sha256": sha256_of(json_file),
     }
+    if score_as_weight:
+        described["score_as_weight"] = True
     before = finished_before(output, described)
     progress_path = shard.progress_file(output)
     if before is not None and not progress_path.exists():
@@ -162,9 +167,10 @@ def label_boxes(
         skip_unknown=skip_unknown,
         class_agnostic=is_class_agnostic(loaded.model),
     )
-    labeller = Labeller(config_file, weights, tuple(opts), classes, {"mask_model": model_hash[:12]})
+    fields = {"mask_model": model_hash[:12]}
+    labeller = Labeller(config_file, weights, tuple(opts), classes, fields, score_as_weight)
     if run_tasks is None:
-        masks = ModelMasks(loaded, labeller.classes, labeller.fields)
+        masks = ModelMasks(loaded, classes, fields, score_as_weight)
         run_tasks = partial(_run_here, masks=masks, workers=workers)
     del loaded  # others who load it may need its place on the GPU
     Path(output).parent.mkdir(parents=True, exist_ok=True)

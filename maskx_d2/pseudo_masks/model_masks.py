@@ -41,6 +41,7 @@ class Labeller:
         classes: category id of the JSON file → contiguous id of the model. Boxes of other
             categories get no mask.
         fields: what each mask's annotation says of it, beside its ``mask_source``.
+        score_as_weight: whether its ``mask_score`` is its ``mask_weight`` too.
     """
 
     config_file: str
@@ -48,11 +49,12 @@ class Labeller:
     opts: tuple[str, ...]
     classes: dict[int, int]
     fields: dict[str, Any]
+    score_as_weight: bool = False
 
     def load(self) -> ModelMasks:
         """Build the model, on the GPU that this process sees or on the CPU."""
         loaded = load_model(self.config_file, self.weights, self.opts)
-        return ModelMasks(loaded, self.classes, self.fields)
+        return ModelMasks(loaded, self.classes, self.fields, self.score_as_weight)
 
 
 class ModelMasks:
@@ -64,18 +66,23 @@ class ModelMasks:
     """
 
     def __init__(
-        self, loaded: LoadedModel, classes: Mapping[int, int], fields: Mapping[str, Any]
+        self,
+        loaded: LoadedModel,
+        classes: Mapping[int, int],
+        fields: Mapping[str, Any],
+        score_as_weight: bool = False,
     ) -> None:
         """
         Args:
             loaded: a Mask R-CNN, of this package or detectron2's own.
-            classes, fields: see :class:`Labeller`.
+            classes, fields, score_as_weight: see :class:`Labeller`.
 
         Raises:
             TypeError: if the model has no masks, or can't be given boxes.
         """
         check_takes_boxes(loaded.model)
         self._loaded, self._classes, self._fields = loaded, classes, fields
+        self._score_as_weight = score_as_weight
 
     def read(self, task: Task) -> tuple[Task, dict[str, Any] | str]:
         """
@@ -144,6 +151,8 @@ class ModelMasks:
                 rle = mask_util.encode(np.asfortranarray(whole, dtype=np.uint8))
                 rle["counts"] = rle["counts"].decode("ascii")
                 fields = {"mask_source": "box", "mask_score": 0.0}
+            if self._score_as_weight:
+                fields["mask_weight"] = fields["mask_score"]
             masks.append(Mask(box.position, rle["counts"], fields | dict(self._fields)))
         return masks
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_cfg, write_coco
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
@@ -97,6 +97,19 @@ def command(model, pets):
 
 def annotations_of(path):
     return json.loads(path.read_text())["annotations"]
+
+
+def test_the_score_can_be_the_weight_in_a_training(command, pets, tmp_path, no_registration_left):
+    output = tmp_path / "labelled.json"
+    assert main([*command, "--output", str(output), "--score-as-weight"]) == 0
+    made = [a for a in annotations_of(output) if "mask_source" in a]
+    assert made and all(a["mask_weight"] == a["mask_score"] for a in made)
+    assert not any("mask_weight" in a for a in annotations_of(output) if "mask_source" not in a)
+    register_coco_instances("labelled", {}, str(output), str(pets[1]))
+    register_partial("labelled_partial", base="labelled")
+    loaded = [a for r in DatasetCatalog.get("labelled_partial") for a in r["annotations"]]
+    weights = {a["id"]: a["mask_weight"] for a in loaded if "mask_weight" in a}
+    assert weights == {a["id"]: a["mask_weight"] for a in made if a["mask_weight"] < 1}
 
 
 def test_every_box_has_a_mask_and_real_ones_stay(command, pets, tmp_path, capsys):

@@ -142,6 +142,8 @@ CASES = [
     ("box_beyond_image", edit(bbox=[50, 6, 16, 9], segmentation=None), ANNOTATION_1, "2 pixels"),
     ("box_beyond_image", edit(bbox=[-2, 6, 9, 9], segmentation=None), ANNOTATION_1, "2 pixels"),
     ("ignored_annotation", edit(ignore=1), ANNOTATION_1, "'ignore' is 1"),
+    ("mask_weight", edit(mask_weight=1.5), ANNOTATION_1, "mask_weight is 1.5"),
+    ("mask_weight", edit(mask_weight="high"), ANNOTATION_1, "mask_weight is 'high'"),
     ("rle_size", edit(segmentation=rle(4, 6, 24, 16, 49, 64)), ANNOTATION_1, "64 x 49"),
     ("rle_size", edit(segmentation=rle(4, 6, 24, 16, 48, 65)), ANNOTATION_1, "65 x 48"),
     ("rle_size", edit(segmentation=rle(4, 6, 24, 16, 64, 48)), ANNOTATION_1, "48 x 64"),
@@ -468,6 +470,7 @@ def test_clean_dataset_dicts_have_no_findings(tmp_path):
         ("malformed_mask", {"segmentation": [[4.0, 6.0, np.inf, 6.0, 24.0, 16.0]]}),
         ("empty_mask", {"segmentation": np.zeros((HEIGHT, WIDTH))}),
         ("rle_size", {"segmentation": np.ones((WIDTH, HEIGHT))}),
+        ("mask_weight", {"mask_weight": 2}),
     ],
 )
 def test_defects_of_dataset_dicts_are_found(kind, changes, tmp_path):

@@ -124,6 +124,7 @@ def bad(section, number, **changes):
         (bad("annotations", 5, category_id=5), r"annotation 6 .*category_id 5.*'categories'"),
         (bad("annotations", 5, ignore=1), r"annotation 6 of image 2 is marked 'ignore'"),
         (bad("annotations", 5, segmentation=[1, 2, 3, 4, 5, 6]), r"annotation 6 .*\[\[x1, y1"),
+        (bad("annotations", 5, mask_weight=2), r"annotation 6 of image 2: mask_weight is 2"),
         (bad("annotations", 5, id=3), r"1 annotation ids .*such as 3"),
         (bad("annotations", 5, id="six"), r"annotation six .*integer 'id'"),
         (bad("images", 2, id=1), r"two images have the id 1"),

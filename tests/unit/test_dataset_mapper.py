@@ -209,3 +209,33 @@ def test_a_missing_image_is_named(record):
     data["file_name"] = "/nowhere/1.png"
     with pytest.raises(FileNotFoundError, match=r"image 5: file '/nowhere/1\.png' does not exist"):
         mapper()(data)
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_a_mask_is_there_as_often_as_its_weight_says(record, mask_format):
+    data = record([upper_half(box) for box in BOXES.values()])
+    data["annotations"][0]["mask_weight"] = 0.3
+    data["annotations"][2]["mask_weight"] = 0.0
+    found = []
+    for seed in range(200):
+        np.random.seed(seed)
+        found.append(mapper(mask_format=mask_format)(data)["instances"])
+    assert all(len(instances) == 3 for instances in found), "the boxes stay"
+    there = torch.stack([instances.gt_has_mask for instances in found]).float().mean(0)
+    assert 0.2 < there[0] < 0.4 and there[1] == 1 and there[2] == 0
+
+
+def test_without_weights_no_random_number_is_drawn(record):
+    np.random.seed(3)
+    expected = np.random.random()
+    np.random.seed(3)
+    mapper()(record([upper_half(box) for box in BOXES.values()]))
+    assert np.random.random() == expected
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan"), "1", None, True])
+def test_what_is_no_weight_is_named(record, weight):
+    data = record([upper_half(box) for box in BOXES.values()])
+    data["annotations"][1].update(mask_weight=weight, id=81)
+    with pytest.raises(ValueError, match="image 5, annotation 81: mask_weight is "):
+        mapper()(data)

@@ -40,6 +40,10 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.MLP_RANK = 0
     # Widths of its hidden layers, each with a ReLU; none in the paper.
     cfg.MODEL.MASKX.MLP_HIDDEN_DIMS = []
+    # Residual blocks in front of the mask head's convolutions: "bottleneck", "hourglass" or "" for
+    # none, and how many. They need ROI_MASK_HEAD.NORM, and may replace its NUM_CONV convolutions.
+    cfg.MODEL.MASKX.MASK_TRUNK = ""
+    cfg.MODEL.MASKX.MASK_TRUNK_DEPTH = 1
     # What the mask head is trained on: "proposals", as in Mask R-CNN, or "ground_truth" boxes,
     # whose sides are moved at random by up to MASK_ROI_JITTER of the box's size.
     cfg.MODEL.MASKX.MASK_ROIS = "proposals"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from .data.datasets import thing_classes_of
 from .modeling import (
     BoxSupervision,
+    DeepConvUpsampleHead,
     MaskXCascadeROIHeads,
     MaskXConvUpsampleHead,
     MaskXMixin,
@@ -92,7 +93,7 @@ def apply_maskx(
             f"roi_heads {target_class(roi_heads).__name__} have no Mask^X form: derive one, "
             "`class MyMaskXROIHeads(MaskXMixin, …)`, set it as roi_heads._target_, apply again."
         )
-    replaceable = target_class(mask_head) is MaskRCNNConvUpsampleHead
+    replaceable = target_class(mask_head) in (MaskRCNNConvUpsampleHead, DeepConvUpsampleHead)
     if not (replaceable or issubclass(target_class(mask_head), MaskXConvUpsampleHead)):
         raise ValueError(
             f"mask head {target_class(mask_head).__name__} has no Mask^X form; "

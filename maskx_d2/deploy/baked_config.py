@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -24,6 +24,16 @@ from ..modeling import PerRoIConvUpsampleHead, SupervisedMasksOnly
 __all__ = ["BakedModel", "baked_cfg", "baked_lazy", "plain_roi_heads"]
 
 
+# Arguments of this package's ROI heads that have no place in detectron2's.
+_TRAINING_OF_HEADS = (
+    "class_embedding",
+    "stop_grad",
+    "mask_rois",
+    "mask_roi_jitter",
+    "box_supervision",
+)
+
+
 @dataclass(frozen=True)
 class BakedModel:
     """
@@ -35,12 +45,15 @@ class BakedModel:
         keep_selection: whether the mask head is :class:`PerRoIConvUpsampleHead`, or detectron2's.
         mlp_options: of the MLP branch, :attr:`MLPBranch.options`; None if the model has none. It
             takes ``keep_selection``.
+        trunk_options: of a deeper mask head, :attr:`DeepConvUpsampleHead.trunk_options`; empty if
+            it is none. It takes this package.
     """
 
     roi_heads: type[ROIHeads]
     num_classes: int
     keep_selection: bool
     mlp_options: dict[str, Any] | None = None
+    trunk_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def mask_head(self) -> type[MaskRCNNConvUpsampleHead]:
@@ -68,7 +81,8 @@ def baked_cfg(cfg: CfgNode, model: BakedModel, weights: str, output_dir: str) ->
         output_dir: for ``OUTPUT_DIR``.
 
     Returns:
-        A config without this package's keys, but for the MLP branch's where the model has one.
+        A config without this package's keys, but for the mask head's where it has more than
+        detectron2's.
 
     Raises:
         ValueError: if the ROI heads are not in detectron2's registry, where a config finds them.
@@ -86,9 +100,12 @@ def baked_cfg(cfg: CfgNode, model: BakedModel, weights: str, output_dir: str) ->
     baked.MODEL.ROI_MASK_HEAD.NAME = model.mask_head.__name__
     baked.MODEL.WEIGHTS = weights
     baked.OUTPUT_DIR = output_dir
+    ours = {f"MASK_{key.upper()}": value for key, value in model.trunk_options.items()}
     if model.mlp_options is not None:
         options = {key.upper(): value for key, value in model.mlp_options.items()}
-        baked.MODEL.MASKX = CfgNode({"MLP_BRANCH": True, **options})
+        ours.update({"MLP_BRANCH": True, **options})
+    if ours:
+        baked.MODEL.MASKX = CfgNode(ours)
     if not model.keep_selection:
         for part in ("TRAIN", "TEST"):
             baked.DATASETS[part] = tuple(_base_data_set(n) for n in cfg.DATASETS[part])
@@ -108,15 +125,16 @@ def baked_lazy(cfg: DictConfig, model: BakedModel, weights: str, output_dir: str
     baked = OmegaConf.create({"model": old["model"]}, flags={"allow_objects": True})
     heads = baked.model.roi_heads
     for key in list(heads):
-        if key in ("class_embedding", "stop_grad") or str(key).startswith("transfer_"):
+        if key in _TRAINING_OF_HEADS or str(key).startswith("transfer_"):
             heads.pop(key)
     heads._target_ = model.roi_heads
-    for key in ("mlp_branch", "mlp_rank", "mlp_hidden_dims"):
+    for key in ("mlp_branch", "mlp_rank", "mlp_hidden_dims", "trunk", "trunk_depth"):
         heads.mask_head.pop(key, None)
     heads.mask_head._target_ = model.mask_head
     heads.mask_head.num_classes = model.num_classes
     if model.mlp_options is not None:
         heads.mask_head.update(mlp_branch=True, **model.mlp_options)
+    heads.mask_head.update(model.trunk_options)
 
     baked.dataloader = {}
     for key in ("test", "evaluator"):

@@ -95,7 +95,8 @@ def bake(
         FileNotFoundError: if the config file or the checkpoint does not exist.
         TypeError: if the model is not a Mask^X model that can be baked.
         ValueError: if config and checkpoint do not belong together, or there is an MLP branch
-            and neither ``keep_selection`` nor ``drop_mlp``.
+            and neither ``keep_selection`` nor ``drop_mlp``, or a deeper mask head without
+            ``keep_selection``.
         RuntimeError: if the baked model's masks are others, because ROI heads of your own do
             more than mix in :class:`~maskx_d2.modeling.MaskXMixin`.
     """
@@ -118,12 +119,19 @@ def bake(
         )
     else:
         dropped = False
+    trunk = heads.mask_head.trunk_options if heads.mask_head.trunk_options["trunk"] else {}
+    if trunk and not keep_selection:
+        raise ValueError(
+            f"the mask head has a trunk of {trunk['trunk']} blocks, for which detectron2's has no "
+            "place: give --keep-selection, which makes a model that needs maskx_d2."
+        )
     state = baked_state_dict(model)
     becomes = BakedModel(
         plain_roi_heads(type(heads)),
         heads.num_classes,
         keep_selection,
         None if mlp_branch is None else mlp_branch.options,
+        trunk,
     )
     output = Path(output)
     weights_file, new_config = output / "model.pth", output / "config.yaml"

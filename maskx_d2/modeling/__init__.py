@@ -2,6 +2,7 @@
 
 from .box_supervision import BoxSupervision
 from .class_embedding import DETECTION_WEIGHT_SOURCES, detection_weights
+from .deep_mask_head import DeepConvUpsampleHead
 from .embedding_box_predictor import EmbeddingClassifier, EmbeddingFastRCNNOutputLayers
 from .embedding_files import load_class_embedding, random_class_embedding
 from .freeze import freeze_all_but, freeze_detector
@@ -26,6 +27,7 @@ from .weight_transfer import WeightTransfer
 __all__ = [
     "DETECTION_WEIGHT_SOURCES",
     "BoxSupervision",
+    "DeepConvUpsampleHead",
     "EmbeddingClassifier",
     "EmbeddingFastRCNNOutputLayers",
     "MLPBranch",

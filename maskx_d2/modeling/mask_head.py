@@ -10,13 +10,13 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.mask_head import (
     ROI_MASK_HEAD_REGISTRY,
-    MaskRCNNConvUpsampleHead,
     mask_rcnn_inference,
     mask_rcnn_loss,
 )
 from detectron2.structures import Instances
 from torch import Tensor
 
+from .deep_mask_head import DeepConvUpsampleHead
 from .mlp_branch import MLPBranch
 
 __all__ = ["MLPConvUpsampleHead", "MaskXConvUpsampleHead"]
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
+class MaskXConvUpsampleHead(DeepConvUpsampleHead):
     """
     Detectron2's conv mask head with the class-specific predictor's weights given from outside.
 
@@ -56,7 +56,7 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
             mlp_branch: whether to add the class-agnostic mask of a fully connected layer.
             mlp_rank, mlp_hidden_dims: its rank, 0 for the paper's full rank, or the widths of its
                 hidden layers; see :class:`MLPBranch`.
-            **kwargs: ``conv_norm``, ``loss_weight`` and ``vis_period`` of the parent.
+            **kwargs: further arguments of :class:`DeepConvUpsampleHead` and its parent.
         """
         super().__init__(input_shape, num_classes=1, conv_dims=conv_dims, **kwargs)
         del self.predictor
@@ -143,7 +143,7 @@ class MaskXConvUpsampleHead(MaskRCNNConvUpsampleHead):
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class MLPConvUpsampleHead(MaskRCNNConvUpsampleHead):
+class MLPConvUpsampleHead(DeepConvUpsampleHead):
     """
     Detectron2's conv mask head with the MLP branch's class-agnostic mask added to its logits.
 

@@ -9,20 +9,20 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.mask_head import (
     ROI_MASK_HEAD_REGISTRY,
-    MaskRCNNConvUpsampleHead,
     mask_rcnn_inference,
     mask_rcnn_loss,
 )
 from detectron2.structures import Instances
 from torch import Tensor
 
+from .deep_mask_head import DeepConvUpsampleHead
 from .mask_head import _gt_classes, _mlp_branch, _mlp_options
 
 __all__ = ["PerRoIConvUpsampleHead"]
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class PerRoIConvUpsampleHead(MaskRCNNConvUpsampleHead):
+class PerRoIConvUpsampleHead(DeepConvUpsampleHead):
     """
     Detectron2's class-specific conv mask head, without the masks that nobody looks at.
 
@@ -55,7 +55,7 @@ class PerRoIConvUpsampleHead(MaskRCNNConvUpsampleHead):
             mlp_branch: whether to add the class-agnostic mask of a fully connected layer.
             mlp_rank, mlp_hidden_dims: its rank, 0 for the paper's full rank, or the widths of its
                 hidden layers; see :class:`MLPBranch`.
-            **kwargs: ``conv_norm``, ``loss_weight`` and ``vis_period`` of the parent.
+            **kwargs: further arguments of :class:`DeepConvUpsampleHead` and its parent.
         """
         super().__init__(input_shape, num_classes=num_classes, conv_dims=conv_dims, **kwargs)
         self.num_trunk_layers = len(self) - 1

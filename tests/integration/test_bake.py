@@ -13,7 +13,7 @@ from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_model
 
-from maskx_d2 import model_zoo
+from maskx_d2 import apply_box_supervision, model_zoo
 from maskx_d2.cli import main
 from maskx_d2.deploy import bake
 from maskx_d2.engine import load_model
@@ -32,6 +32,7 @@ OPEN = ("MODEL.ROI_HEADS.NAME", "OpenVocabularyMaskXROIHeads")
 MLP = ("MODEL.MASKX.MLP_BRANCH", True)
 LOW_RANK = (*MLP, "MODEL.MASKX.MLP_RANK", 3)
 HIDDEN = (*MLP, "MODEL.MASKX.MLP_HIDDEN_DIMS", [5])
+DEEP = ("MODEL.MASKX.MASK_TRUNK", "hourglass", "MODEL.ROI_MASK_HEAD.NORM", "LN")
 VARIANTS = {"standard": (), "cascade": CASCADE, "C4": C4, "embedding": RANDOM}
 
 IMAGE = torch.randint(0, 256, (3, 80, 96), generator=torch.Generator().manual_seed(7)).byte()
@@ -48,8 +49,9 @@ def trained(folder, *opts):
     return write(folder, cfg.dump(), model)
 
 
-def trained_lazy(folder):
+def trained_lazy(folder, change=lambda model: None):
     cfg = model_zoo.get_config("shapes/maskx.py")
+    change(cfg.model)
     cfg.model.roi_heads.box_predictor.test_score_thresh = 0.0
     LazyConfig.save(cfg, str(folder / "config.yaml"))
     torch.manual_seed(0)
@@ -113,8 +115,8 @@ def test_detectron2s_model_predicts_the_same(variant, tmp_path):
 @pytest.mark.usefixtures("no_registration_left")
 @pytest.mark.parametrize(
     "variant",
-    [*VARIANTS.values(), MLP, LOW_RANK, HIDDEN],
-    ids=[*VARIANTS, "MLP branch", "MLP branch of low rank", "MLP branch with a hidden layer"],
+    [*VARIANTS.values(), MLP, LOW_RANK, HIDDEN, DEEP],
+    ids=[*VARIANTS, "MLP branch", "of low rank", "with a hidden layer", "deep trunk"],
 )
 def test_with_the_selection_it_predicts_the_same_to_the_bit(variant, tmp_path):
     config, weights, model = trained(tmp_path, *variant)
@@ -127,7 +129,7 @@ def test_with_the_selection_it_predicts_the_same_to_the_bit(variant, tmp_path):
         # The control: the branch does count.
         loaded.roi_heads.mask_head.mlp_branch = None
         assert not torch.allclose(predict(loaded).pred_masks, predict(model).pred_masks, atol=0.01)
-    else:
+    elif variant is not DEEP:  # whose keys detectron2 does not have
         assert_same(predict(load_by_detectron2(baked)[0]), predict(model), bit_identical=True)
 
 
@@ -179,6 +181,33 @@ def test_lazy_config_with_the_selection(tmp_path):
     loaded = load_model(str(baked.config_file), str(baked.weights)).model.cpu()
     assert_same(predict(loaded), predict(model), bit_identical=True)
     assert baked.num_classes == 36
+
+
+def learnt_from_boxes(model):
+    apply_box_supervision(model)
+    model.roi_heads.update(mask_rois="ground_truth", mask_roi_jitter=0.1)
+
+
+def with_a_trunk(model):
+    model.roi_heads.mask_head.update(trunk="bottleneck", conv_norm="LN")
+
+
+@pytest.mark.parametrize("keep_selection", [False, True])
+def test_how_a_lazy_config_was_trained_is_left_behind(keep_selection, tmp_path):
+    config, weights, model = trained_lazy(tmp_path, learnt_from_boxes)
+    baked = bake(config, weights, tmp_path / "baked", keep_selection=keep_selection)
+    loaded = load_model(str(baked.config_file), str(baked.weights)).model.cpu()
+    assert type(loaded.roi_heads) is StandardROIHeads
+    assert_same(predict(loaded), predict(model), bit_identical=keep_selection)
+
+
+def test_a_deeper_mask_head_of_a_lazy_config_takes_this_package(tmp_path):
+    config, weights, model = trained_lazy(tmp_path, with_a_trunk)
+    with pytest.raises(ValueError, match=r"trunk of bottleneck blocks.* give --keep-selection"):
+        bake(config, weights, tmp_path / "baked")
+    baked = bake(config, weights, tmp_path / "baked", keep_selection=True)
+    loaded = load_model(str(baked.config_file), str(baked.weights)).model.cpu()
+    assert_same(predict(loaded), predict(model), bit_identical=True)
 
 
 def test_data_sets_are_those_that_detectron2_knows(tmp_path):

@@ -18,6 +18,8 @@ def test_defaults_are_the_papers_best():
         "MLP_BRANCH": False,
         "MLP_RANK": 0,
         "MLP_HIDDEN_DIMS": [],
+        "MASK_TRUNK": "",
+        "MASK_TRUNK_DEPTH": 1,
         "MASK_ROIS": "proposals",
         "MASK_ROI_JITTER": 0.0,
         "BOX_PROJECTION_WEIGHT": 0.0,

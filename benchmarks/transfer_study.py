@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-What keeps T from learning few categories by heart: variants of T, with and without B's boxes.
+What makes better masks of B: variants of T and of its training, with and without B's boxes.
 
 Stage-wise on emoji scenes, on RoI features of the validation images' true boxes, so that the
 detector plays no part and a variant takes a minute or two. Detectors are those of a grid::
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from maskx_d2.data import class_split_of
 from maskx_d2.data.datasets import thing_classes_of
-from maskx_d2.engine.roi_cache import RoICache, ShuffledRoIs
+from maskx_d2.engine.roi_cache import CachedBatch, CachedRoIs, RoICache, RoIFiles, ShuffledRoIs
 from maskx_d2.engine.roi_collecting import collect_rois
 from maskx_d2.engine.roi_training import CachedMaskBranch
 from maskx_d2.evaluation import mask_quality
@@ -117,6 +117,36 @@ def low_rank(dim: int, channels: int, rank: int) -> nn.Module:
     return nn.Sequential(nn.Linear(dim, rank), nn.Linear(rank, channels))
 
 
+class ObjectPrior(nn.Module):
+    """
+    Where in a RoI the box head sees the category, added to the mask head's features.
+
+    The gradient of the category's score times the features, which for a box head of one linear
+    layer is the class activation map of OPMask (Biertimpel et al., 2021).
+    """
+
+    def __init__(self, heads: Any) -> None:
+        super().__init__()
+        self.heads = [heads]  # not a part of this module
+        self.embed = nn.Conv2d(1, heads.mask_head[0].in_channels, kernel_size=3, padding=1)
+
+    def forward(self, features: Tensor, classes: Tensor) -> Tensor:
+        """(R, C, H, W) and (R,) → (R, C, H, W)."""
+        features = features.float()
+        if not len(features):
+            return features
+        heads = self.heads[0]
+        pooled = nn.functional.avg_pool2d(features, 2).requires_grad_()  # box head's size
+        with torch.enable_grad():
+            scores = heads.box_predictor.cls_score(heads.box_head(pooled))
+            (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), pooled)
+        gradient = nn.functional.interpolate(gradient, scale_factor=2.0, mode="bilinear")
+        evidence = (gradient * features).sum(1, keepdim=True)
+        evidence = evidence / evidence.abs().mean((2, 3), keepdim=True).clamp(min=1e-6)
+        enriched: Tensor = features + self.embed(evidence)
+        return enriched
+
+
 #: name → (T, settings of its training)
 VARIANTS: dict[str, tuple[MakeT, dict[str, Any]]] = {
     "paper": (paper, {}),
@@ -137,6 +167,9 @@ VARIANTS: dict[str, tuple[MakeT, dict[str, Any]]] = {
     "linear, rank 8": (lambda d, c: low_rank(d, c, 8), {}),
     "residual": (Residual, {}),
     "mixed, up to 0.3": (lambda d, c: Mixed(d, c, 0.3), {}),
+    "object prior": (paper, {"prior": True}),
+    "object prior, dropout 0.3": (lambda d, c: paper(d, c, dropout=0.3), {"prior": True}),
+    "self-training, dropout 0.3": (lambda d, c: paper(d, c, dropout=0.3), {"rounds": 2}),
     "masks of all": (paper, {"all_masks": True}),
 }
 
@@ -159,6 +192,8 @@ def main() -> None:
         study = None
         for weight in args.projection:
             for name in names:
+                if VARIANTS[name][1].get("rounds") and not weight:
+                    continue  # a teacher of B's masks that learns from A's alone is none
                 file = args.output / f"{args.categories}" / f"{name}, projection {weight:g}"
                 file /= f"seed{seed}_{args.iterations}.json"
                 if not file.is_file():
@@ -216,11 +251,30 @@ class Study:
 
     def measure(self, name: str, weight: float) -> dict[str, float]:
         """Train a variant; AR on A and on B, in percent."""
-        make, settings = VARIANTS[name]
+        settings = VARIANTS[name][1]
         data_set = self.train_set
         if settings.get("all_masks"):
             data_set = f"emoji{self.args.categories}_train"
         cache = self._cache(data_set, "proposals", weight)
+        taught = None
+        for _ in range(settings.get("rounds", 1)):
+            model, prior = self._train(name, weight, cache, taught)
+            if settings.get("rounds"):
+                taught = self._masks(model, prior, cache.boxes)
+        masks, _ = self._masks(model, prior, self.truth.masks)
+        truth = self.truth.masks
+        targets = truth.rois(np.arange(len(truth))).targets
+        both = (masks & targets).sum((1, 2))
+        ious = (both / (masks | targets).sum((1, 2)).clamp(min=1)).double().numpy()
+        return {
+            which: mask_quality(ious, truth.classes, indices)["AR"]
+            for which, indices in self.sets.items()
+        }
+
+    def _train(
+        self, name: str, weight: float, cache: RoICache, taught: tuple[Tensor, Tensor] | None
+    ) -> tuple[Any, ObjectPrior | None]:
+        make, settings = VARIANTS[name]
         model = self._model("proposals", weight)
         heads = model.roi_heads
         if settings.get("random"):
@@ -229,11 +283,13 @@ class Study:
             heads.class_embedding = torch.randn(self.args.categories, dim, generator=generator)
         dim = heads._class_vectors().shape[1]
         heads.weight_transfer = make(dim, heads.mask_head.out_channels)
+        prior = ObjectPrior(heads) if settings.get("prior") else None
         cfg = self._config()
         decay = settings.get("weight_decay", cfg.optimizer.weight_decay)
+        trained = [*heads.mask_head.parameters(), *(prior.parameters() if prior else ())]
         optimizer = torch.optim.AdamW(
             [
-                {"params": heads.mask_head.parameters()},
+                {"params": trained},
                 {"params": heads.weight_transfer.parameters(), "weight_decay": decay},
             ],
             lr=cfg.optimizer.lr,
@@ -241,7 +297,7 @@ class Study:
         )
         schedule = instantiate(cfg.lr_multiplier)
         n = self.args.iterations
-        batches = ShuffledRoIs(cache, cfg.dataloader.train.total_batch_size, self.seed)
+        batches = Batches(cache, cfg.dataloader.train.total_batch_size, self.seed, taught)
         branch = CachedMaskBranch(model.train())
         bar = tqdm(islice(batches, n), f"{name}, projection {weight:g}, seed {self.seed}", n)
         with EventStorage() as storage:
@@ -249,27 +305,68 @@ class Study:
                 for group in optimizer.param_groups:
                     group["lr"] = cfg.optimizer.lr * schedule(i / n)
                 with torch.autocast("cpu", dtype=torch.bfloat16):
+                    for rois in (batch.masks, batch.boxes):
+                        if prior is not None and rois is not None:
+                            rois.features = prior(rois.features, rois.classes)
                     loss = sum(branch(batch).values())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 storage.step()
-        return self._quality(model.eval())
+        return model.eval(), prior
 
     @torch.no_grad()
-    def _quality(self, model: Any) -> dict[str, float]:
-        ious, truth = [], self.truth.masks
-        assert truth is not None
-        for rows in np.array_split(np.arange(len(truth)), len(truth) // 256 + 1):
-            rois = truth.rois(rows)
-            masks = model.roi_heads.mask_logits(rois.features.float(), rois.classes) > 0
-            both = (masks & rois.targets).sum((1, 2))
-            ious.append(both / (masks | rois.targets).sum((1, 2)).clamp(min=1))
-        found = torch.cat(ious).double().numpy()
-        return {
-            which: mask_quality(found, truth.classes, indices)["AR"]
-            for which, indices in self.sets.items()
-        }
+    def _masks(
+        self, model: Any, prior: ObjectPrior | None, rois: RoIFiles | None
+    ) -> tuple[Tensor, Tensor]:
+        """Masks, bool (R, M, M), and how sure they are of their pixels, (R,)."""
+        assert rois is not None
+        masks, scores = [], []
+        for rows in np.array_split(np.arange(len(rois)), len(rois) // 256 + 1):
+            some = rois.rois(rows)
+            features = some.features.float()
+            if prior is not None:
+                features = prior(features, some.classes)
+            logits = model.roi_heads.mask_logits(features, some.classes)
+            inside = logits > 0
+            scores.append((logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1))
+            masks.append(inside)
+        return torch.cat(masks), torch.cat(scores)
+
+
+class Batches(ShuffledRoIs):
+    """Batches in which RoIs of B have a teacher's masks, as often as their score says."""
+
+    def __init__(
+        self, cache: RoICache, images: int, seed: int, taught: tuple[Tensor, Tensor] | None
+    ) -> None:
+        super().__init__(cache, images, seed)
+        self.cache, self.taught = cache, taught
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[CachedBatch]:
+        if self.taught is None or self.cache.boxes is None or self.cache.masks is None:
+            yield from super().__iter__()
+            return
+        masks, scores = self.taught
+        position = 0
+        while True:
+            rows = np.sort([self._at(i) for i in range(position, position + self._size)])
+            position += self._size
+            first = len(self.cache.masks)
+            of_boxes = rows[rows >= first] - first
+            sure = torch.rand(len(of_boxes), generator=self.generator) < scores[of_boxes]
+            with_mask = self.cache.masks.rois(rows[rows < first])
+            pseudo = self.cache.boxes.rois(of_boxes[sure.numpy()])
+            pseudo.targets = masks[of_boxes[sure.numpy()]]
+            yield CachedBatch(
+                CachedRoIs(
+                    torch.cat([with_mask.features, pseudo.features]),
+                    torch.cat([with_mask.targets, pseudo.targets]),
+                    torch.cat([with_mask.classes, pseudo.classes]),
+                ),
+                self.cache.boxes.rois(of_boxes[~sure.numpy()]),
+            )
 
 
 def table(figures: dict[tuple[str, float], list[dict[str, float]]]) -> str:

@@ -47,7 +47,11 @@ def load_class_embedding(path: str | PathLike[str], thing_classes: Sequence[str]
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"class embedding file '{path}' does not exist.")
+        raise FileNotFoundError(
+            f"class embedding file '{path}' does not exist; say where it is in "
+            "MODEL.MASKX.EMBEDDING_FILE (embedding_file): a relative path starts from the folder "
+            "that the command is run in."
+        )
     content: Any
     if path.suffix == ".npy":
         content = torch.from_numpy(np.load(path, allow_pickle=False))

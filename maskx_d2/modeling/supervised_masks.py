@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from .box_supervision import BoxSupervision
+from .deep_mask_head import DeepConvUpsampleHead
 from .mask_rois import MASK_ROIS, ground_truth_rois
 from .per_roi_mask_head import PerRoIConvUpsampleHead
 
@@ -31,6 +32,15 @@ def mask_training(cfg: Any) -> dict[str, Any]:
         "mask_roi_jitter": ours.get("MASK_ROI_JITTER", 0.0),
         "box_supervision": BoxSupervision.of_config(cfg),
     }
+
+
+def _check_trunk(cfg: Any, mask_head: nn.Module | None) -> None:
+    trunk = cfg.MODEL.get("MASKX", {}).get("MASK_TRUNK", "")
+    if trunk and mask_head is not None and not isinstance(mask_head, DeepConvUpsampleHead):
+        raise ValueError(
+            f"{type(mask_head).__name__} has no place for MODEL.MASKX.MASK_TRUNK '{trunk}'; set "
+            "MODEL.ROI_MASK_HEAD.NAME to DeepConvUpsampleHead, or MASK_TRUNK to ''."
+        )
 
 
 def select_supervised(proposals: List[Instances], num_classes: int) -> List[Instances]:
@@ -124,6 +134,8 @@ class SupervisedMasksOnly:
         self.box_supervision = options["box_supervision"]
         self._batch: tuple[ImageList, List[Instances]] | None = None
         self._check_options()
+        if isinstance(cfg, CfgNode):
+            _check_trunk(cfg, getattr(self, "mask_head", None))
         if self.mask_on:  # type: ignore[attr-defined]
             # On the mask head and not in one of the methods that call it: whichever ROI heads
             # these are, no stand-in for a missing mask can reach a loss.

@@ -101,7 +101,7 @@ def test_every_mask_head_takes_one(storage, opts, trunk):
 def test_a_trunk_that_the_mask_head_would_ignore_is_an_error():
     name = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
     cfg = tiny_cfg(name, "MODEL.MASKX.MASK_TRUNK", "hourglass")
-    with pytest.raises(ValueError, match="MaskRCNNConvUpsampleHead has no place for MODEL.MASKX"):
+    with pytest.raises(ValueError, match="MaskRCNNConvUpsampleHead has no place for"):
         build_model(cfg)
 
 

@@ -32,9 +32,9 @@ class MaskProposalEvaluator(DatasetEvaluator):
     """
     How many objects are among the 10, 100 and 1000 best proposals of an image.
 
-    It takes what models give as ``proposals``: :class:`~maskx_d2.deepmask.DeepMask`, or detectron2's
-    ``ProposalNetwork``, whose proposals are boxes only. The results hold ``box_proposals`` and,
-    where proposals have masks, ``mask_proposals``, each with the figures of
+    It takes what models give as ``proposals``: :class:`~maskx_d2.deepmask.DeepMask`, or
+    detectron2's ``ProposalNetwork``, whose proposals are boxes only. The results hold
+    ``box_proposals`` and, where proposals have masks, ``mask_proposals``, each with the figures of
     :func:`~maskx_d2.evaluation.average_recalls`; if the data set has a split, also
     ``box_proposals_A``, ``_B``, ``mask_proposals_A`` and ``_B``.
 

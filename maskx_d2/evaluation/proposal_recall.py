@@ -68,8 +68,9 @@ def average_recalls(
     """
     The share of objects that proposals find, at COCO's IoU thresholds.
 
-    Objects of other categories or sizes are not there, so proposals on them find nothing, but
-    they do count among the first: a limit is on an image's proposals.
+    As in detectron2's figures, objects of another size are not there when pairs are made. Those of
+    other categories are: a proposal that is theirs finds no object of interest, so what all
+    objects have is the mean of what disjoint sets of categories have, weighted by their numbers.
 
     Args:
         images: of all images, those without proposals (K = 0) among them.
@@ -84,20 +85,18 @@ def average_recalls(
     result = {}
     for limit in limits:
         for name, (low, high) in _AREAS.items():
-            found = [
-                matched_ious(image.ious[:limit, _counts(image, of_interest, low, high)])
-                for image in images
-            ]
+            found = [_found(image, limit, low, high, of_interest) for image in images]
             ious = np.concatenate([np.zeros(0), *found])
             recall = (ious[:, None] >= _THRESHOLDS - 1e-6).mean() if len(ious) else np.nan
             result[f"AR{name}@{limit}"] = 100 * float(recall)
     return result
 
 
-def _counts(
-    image: Overlaps, of_interest: Collection[int] | None, low: float, high: float
-) -> NDArray[np.bool_]:
-    counts: NDArray[np.bool_] = (image.areas >= low) & (image.areas <= high)
-    if of_interest is not None:
-        counts &= np.isin(image.categories, list(of_interest))
-    return counts
+def _found(
+    image: Overlaps, limit: int, low: float, high: float, of_interest: Collection[int] | None
+) -> NDArray[np.float64]:
+    of_size = (image.areas >= low) & (image.areas <= high)
+    ious = matched_ious(image.ious[:limit, of_size])
+    if of_interest is None:
+        return ious
+    return ious[np.isin(image.categories[of_size], list(of_interest))]

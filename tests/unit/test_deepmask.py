@@ -330,7 +330,9 @@ def test_a_resnet_from_a_config_trains(storage):
     batch = make_batch(make_targets([True, False], [0, 1]))
     found = model.train()(batch)
     sum(found.values()).backward()
-    assert model.mask_branch.down.weight.grad.any() and model.backbone.res4[0].conv1.weight.grad.any()
+    assert (
+        model.mask_branch.down.weight.grad.any() and model.backbone.res4[0].conv1.weight.grad.any()
+    )
 
 
 @pytest.mark.parametrize(

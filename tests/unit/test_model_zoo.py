@@ -146,8 +146,8 @@ def test_the_schedule_is_the_papers(depth, solver):
 @pytest.mark.parametrize("name", [n for n in model_zoo.list_configs() if n.endswith(".py")])
 def test_every_lazy_config_builds(name):
     cfg = model_zoo.get_config(name)
-    embedding = cfg.model.roi_heads.get("class_embedding")
-    if embedding is not None:  # of data that may not be here
+    roi_heads = cfg.model.get("roi_heads") or {}
+    if roi_heads.get("class_embedding") is not None:  # of data that may not be here
         cfg.model.roi_heads.class_embedding = torch.ones(cfg.model.roi_heads.num_classes, 5)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model

@@ -33,9 +33,10 @@ class PatchSampler:
 
     Half of them are positives: an object with a mask, about in the middle and of about canonical
     size. The other half are negatives, away from where any object belongs, whether it has a mask
-    or not: an object of set B is an object. So an image without any mask has no patches, and what
-    stands in for missing masks (see :class:`~maskx_d2.data.PartialMaskDatasetMapper`) is not
-    read. Half of the patches are mirrored.
+    or not: an object of set B is an object. An image without any mask has no patches. What stands
+    in for missing masks (see :class:`~maskx_d2.data.PartialMaskDatasetMapper`) is not read. Crowds
+    are not among detectron2's instances, so a negative may be of one. Half of the patches are
+    mirrored.
 
     The random numbers are PyTorch's.
     """

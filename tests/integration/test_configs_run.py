@@ -37,6 +37,8 @@ def test_two_iterations(name, tmp_path):
         *("DATASETS.TRAIN", ("pets_partial",), "DATASETS.TEST", ()),
         *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ()),
         *("SOLVER.BASE_LR", 0.001, "OUTPUT_DIR", str(tmp_path)),
+        *("MODEL.DEEPMASK.PATCHES_PER_IMAGE", 2, "MODEL.DEEPMASK.RANK", 4),
+        *("MODEL.DEEPMASK.CONV_DIM", 8, "MODEL.DEEPMASK.SCORE_DIMS", [8, 8]),
     )
     if cfg.MODEL.MASKX.EMBEDDING_FILE:
         cfg.MODEL.MASKX.EMBEDDING_FILE = str(tmp_path / "vectors.pt")

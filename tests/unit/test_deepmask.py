@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskx_d2 import add_maskx_config
-from maskx_d2.deepmask import DeepMask, PatchSampler
+from maskx_d2.deepmask import DeepMask, PatchSampler, deepmask_losses
 from maskx_d2.deepmask.patches import canonical_patches, is_away
+from maskx_d2.deepmask.sampler import Patches
 
 
 class Trunk(Backbone):
@@ -208,6 +210,31 @@ def test_a_crowded_image_has_fewer_negatives():
     assert patches.labels.all() and len(patches.labels) == 100
 
 
+def test_losses_are_those_of_the_patches_of_all_images():
+    model = small().train()
+    images = torch.randn(5, 3, 64, 64)
+    masks = torch.rand(2, 16, 16) < 0.5
+    labels = torch.tensor([True, False, False, True, False])
+    samples = iter(
+        [
+            Patches(images[:3], labels[:3], masks[:1]),
+            Patches(images[3:], labels[3:], masks[1:]),
+        ]
+    )
+    model.sampler = lambda image, target: next(samples)
+    model.score_branch.eval()  # no dropout
+    found = model(make_batch(make_targets([True], [0]), make_targets([True], [0])))
+    features = [model.features(image[None]) for image in images]
+    expected = deepmask_losses(
+        torch.cat([model.mask_branch(features[i]) for i in (0, 3)]),
+        masks,
+        torch.cat([model.score_branch(f)[:, 0, 0] for f in features]),
+        labels,
+        score_weight=1 / 32,
+    )
+    torch.testing.assert_close(found, expected)
+
+
 class Given(nn.Module):
     """A score branch that likes one place of scenes of one size."""
 
@@ -273,6 +300,31 @@ def test_proposals_are_ranked_limited_and_have_no_empty_masks():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("thresh", "found"), [(0.2, 20), (0.5, 0)])
+def test_a_pixel_is_of_the_object_above_the_threshold(thresh, found):
+    model = small(mask_thresh=thresh, scales=(1.0,)).eval()
+    nn.init.zeros_(model.mask_branch.up.weight)
+    nn.init.constant_(model.mask_branch.up.bias, math.log(0.3 / 0.7))
+    (output,) = model([{"image": torch.zeros(3, 64, 64)}])
+    assert len(output["proposals"]) == found
+
+
+@torch.no_grad()
+def test_images_are_normalized():
+    image = torch.randint(0, 255, (3, 50, 70), dtype=torch.uint8)
+    mean, std = torch.tensor([100.0, 110.0, 120.0]), torch.tensor([50.0, 60.0, 70.0])
+    model = small(pixel_mean=mean.tolist(), pixel_std=std.tolist()).eval()
+    plain = small(pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3).eval()
+    normalized = (image - mean[:, None, None]) / std[:, None, None]
+    scores = [
+        m([{"image": i}])[0]["proposals"].objectness_logits
+        for m, i in ((model, image), (plain, normalized), (plain, image))
+    ]
+    torch.testing.assert_close(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2])
+
+
+@torch.no_grad()
 def test_nms_drops_what_a_better_box_covers():
     inputs = [{"image": torch.randint(0, 255, (3, 50, 70), dtype=torch.uint8)}]
     counts = {}
@@ -321,8 +373,8 @@ def test_the_papers_network():
 
     with torch.device("meta"):
         pretrained = vgg11().features.state_dict()
-    own = model.backbone.features.state_dict()
-    assert {k: v.shape for k, v in pretrained.items()} == {k: v.shape for k, v in own.items()}
+    own = {k: v.shape for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    assert {f"backbone.features.{k}": v.shape for k, v in pretrained.items()} == own
 
 
 def test_a_resnet_from_a_config_trains(storage):

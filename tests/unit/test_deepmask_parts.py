@@ -140,10 +140,11 @@ def test_away_means_in_place_or_in_scale_from_every_object():
             [90.0, 50.0, 4.0],  # twice the second's scale
             [90.0, 50.0, 3.9],
             [50.0, 50.0, 1.0],
+            [50.0, 62.0, 3.0],  # 36 of its own pixels below, 24 of the object's patch
         ]
     )
     found = is_away(tried, canonical, shift=32, octaves=1)
-    assert found.tolist() == [False, False, True, True, True, False, True]
+    assert found.tolist() == [False, False, True, True, True, False, True, True]
     # Away from one but not from the other.
     near = torch.tensor([[50.0, 50.0, 2.0], [72.0, 50.0, 2.0]])
     assert not is_away(tried[3:4], near, shift=32, octaves=1)

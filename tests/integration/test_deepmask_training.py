@@ -94,6 +94,13 @@ def test_data_without_any_mask_are_refused(pets, tmp_path):
         run(["--config-file", model_zoo.get_config_file("shapes/deepmask.py"), *opts])
 
 
+def test_what_needs_detections_says_so(pets, tmp_path):
+    cfg = yaml_cfg(tmp_path)
+    cfg.VIS_PERIOD = 1
+    with pytest.raises(TypeError, match="DeepMask gives proposals; set VIS_PERIOD"):
+        MaskXTrainer(cfg)
+
+
 def test_the_shapes_config_trains_and_is_evaluated(pets, tmp_path):
     run(
         [

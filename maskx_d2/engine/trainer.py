@@ -224,7 +224,7 @@ def _ddp_on_cpu() -> Iterator[None]:
 def _what_rois_depend_on(cfg: CfgNode) -> str:
     """The settings that change which RoIs there are, or what the mask head sees of them."""
     model = cfg.MODEL.clone()
-    for key in ("MASKX", "WEIGHTS", "DEVICE"):
+    for key in ("MASKX", "DEEPMASK", "WEIGHTS", "DEVICE"):
         model.pop(key)
     model.ROI_HEADS.pop("NAME")
     for key in list(model.ROI_MASK_HEAD):

@@ -14,6 +14,7 @@ from detectron2.engine import HookBase
 from maskx_d2 import ClassSplit, add_maskx_config, model_zoo
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer, run
+from maskx_d2.engine.inference import settings_hash
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -115,3 +116,15 @@ def test_the_shapes_config_trains_and_is_evaluated(pets, tmp_path):
     assert {"loss_mask", *(f"{t}/AR@100" for t in TASKS)} <= metrics(tmp_path / "run")
     weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=False)["model"]
     assert any(name.startswith("mask_branch.down") for name in weights)
+
+
+def test_its_keys_are_no_settings_of_other_models(tmp_path):
+    def hash_of(*opts):
+        return settings_hash(str(config), ["MODEL.MASK_ON", True, *opts])
+
+    config = tmp_path / "config.yaml"
+    config.write_text("MODEL: {META_ARCHITECTURE: GeneralizedRCNN}\n")
+    changed = ("MODEL.DEEPMASK.TOPK_TEST", 10)
+    assert hash_of() == hash_of(*changed)
+    deepmask = ("MODEL.META_ARCHITECTURE", "DeepMask")
+    assert hash_of(*deepmask) != hash_of(*deepmask, *changed)

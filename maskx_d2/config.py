@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from .deepmask.config import add_deepmask_config
+
 __all__ = ["add_maskx_config"]
 
 
 def add_maskx_config(cfg: CfgNode) -> None:
     """
     Add ``MODEL.MASKX`` and two keys of ``TEST`` to a detectron2 config, before a file is merged.
+
+    Also ``MODEL.DEEPMASK``, see :func:`~maskx_d2.deepmask.add_deepmask_config`.
 
     Those of the first take effect with ``MODEL.ROI_HEADS.NAME: MaskXROIHeads`` (or another that
     mixes in :class:`~maskx_d2.modeling.MaskXMixin`) and
@@ -67,3 +71,4 @@ def add_maskx_config(cfg: CfgNode) -> None:
     # Keep the checkpoint that is best in this metric, such as "segm_B/AP", as model_best.pth; of
     # those that are evaluated every TEST.EVAL_PERIOD iterations. "" is none.
     cfg.TEST.BEST_CHECKPOINT = ""
+    add_deepmask_config(cfg)

@@ -101,6 +101,8 @@ def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:
     else:
         cfg = load_config(config_file, list(opts))
         cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
+        if cfg.MODEL.META_ARCHITECTURE != "DeepMask":
+            cfg.MODEL.pop("DEEPMASK")
         text = "\n".join(part.dump() for part in (cfg.MODEL, cfg.INPUT, cfg.TEST))
     return sha256(text.encode()).hexdigest()
 

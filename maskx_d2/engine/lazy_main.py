@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
+from ..deepmask import DeepMask
 from ..evaluation import MaskProbe, rle_evaluation
 from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
@@ -221,8 +222,7 @@ def _trainer_class(cfg: DictConfig) -> type[SimpleTrainer]:
 
 def build_train_loader(cfg: DictConfig) -> Any:
     """The config's loader; in place of detectron2's own, one that a training can resume."""
-    target = cfg.dataloader.train._target_
-    if (locate(target) if isinstance(target, str) else target) is not build_detection_train_loader:
+    if _located(cfg.dataloader.train._target_) is not build_detection_train_loader:
         return instantiate(cfg.dataloader.train)
     kwargs = {k: instantiate(v) for k, v in cfg.dataloader.train.items() if k != "_target_"}
     names = cfg.dataloader.train.dataset.get("names")
@@ -230,11 +230,18 @@ def build_train_loader(cfg: DictConfig) -> Any:
         log_supervision(
             [names] if isinstance(names, str) else list(names),
             kwargs["dataset"],
-            masks_needed=_has_mask_head(cfg)
-            and trains_masks(cfg.train.get("trained_modules") or [])
-            and cfg.model.roi_heads.get("box_supervision") is None,
+            masks_needed=_located(cfg.model._target_) is DeepMask
+            or (
+                _has_mask_head(cfg)
+                and trains_masks(cfg.train.get("trained_modules") or [])
+                and cfg.model.roi_heads.get("box_supervision") is None
+            ),
         )
     return TrainLoader(**kwargs)
+
+
+def _located(target: Any) -> Any:
+    return locate(target) if isinstance(target, str) else target
 
 
 def _has_mask_head(cfg: DictConfig) -> bool:

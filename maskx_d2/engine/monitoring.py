@@ -22,6 +22,7 @@ from torch import nn
 
 from .._files import written_whole
 from ..data import class_split_of
+from ..deepmask import DeepMask
 from ..modeling import given_instances
 from ..panels import side_by_side
 from ..postprocessing import rle_inference
@@ -58,7 +59,15 @@ class PredictionImages(HookBase):
             model: the model that is trained, or its DistributedDataParallel.
             dataset: a registered data set; of its images, some with both A and B are taken.
             mapper: turns a dataset dict into the model's input for inference.
+
+        Raises:
+            TypeError: if the model gives proposals, which are not drawn.
         """
+        if isinstance(getattr(model, "module", model), DeepMask):
+            raise TypeError(
+                "pictures show detections, but DeepMask gives proposals; set VIS_PERIOD "
+                "(train.vis_period) to 0."
+            )
         self._period, self._model = period, model
         self._dataset, self._mapper = dataset, mapper
         self._records: list[dict[str, Any]] | None = None

@@ -20,7 +20,13 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
-from ..evaluation import MaskProbe, SplitCOCOEvaluator, SplitLVISEvaluator, rle_evaluation
+from ..evaluation import (
+    MaskProbe,
+    MaskProposalEvaluator,
+    SplitCOCOEvaluator,
+    SplitLVISEvaluator,
+    rle_evaluation,
+)
 from ..modeling import BoxSupervision, check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .category_counts import check_category_counts
@@ -189,6 +195,8 @@ class MaskXTrainer(DefaultTrainer):
                 "and LVIS's are built in; override MaskXTrainer.build_evaluator."
             )
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        if cfg.MODEL.META_ARCHITECTURE == "DeepMask":  # proposals have no category to score
+            return MaskProposalEvaluator(dataset_name, output_dir=output_folder)
         tasks = ["bbox"]
         tasks += ["segm"] if cfg.MODEL.MASK_ON else []
         if evaluator_type == "lvis":
@@ -216,7 +224,7 @@ def _ddp_on_cpu() -> Iterator[None]:
 def _what_rois_depend_on(cfg: CfgNode) -> str:
     """The settings that change which RoIs there are, or what the mask head sees of them."""
     model = cfg.MODEL.clone()
-    for key in ("MASKX", "WEIGHTS", "DEVICE"):
+    for key in ("MASKX", "DEEPMASK", "WEIGHTS", "DEVICE"):
         model.pop(key)
     model.ROI_HEADS.pop("NAME")
     for key in list(model.ROI_MASK_HEAD):

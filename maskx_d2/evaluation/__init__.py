@@ -3,6 +3,8 @@
 from .mask_probe import MaskProbe
 from .mask_quality import MASK_QUALITY, mask_quality
 from .paired import PairedDifference, paired_difference
+from .proposal_evaluator import MaskProposalEvaluator
+from .proposal_recall import PROPOSAL_LIMITS, average_recalls
 from .rle_evaluation import rle_evaluation
 from .split_evaluator import SplitCOCOEvaluator
 from .split_lvis_evaluator import SplitLVISEvaluator
@@ -11,10 +13,13 @@ from .split_metrics import METRICS, subset_metrics
 __all__ = [
     "MASK_QUALITY",
     "METRICS",
+    "PROPOSAL_LIMITS",
     "MaskProbe",
+    "MaskProposalEvaluator",
     "PairedDifference",
     "SplitCOCOEvaluator",
     "SplitLVISEvaluator",
+    "average_recalls",
     "mask_quality",
     "paired_difference",
     "rle_evaluation",

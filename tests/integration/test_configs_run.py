@@ -37,6 +37,8 @@ def test_two_iterations(name, tmp_path):
         *("DATASETS.TRAIN", ("pets_partial",), "DATASETS.TEST", ()),
         *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ()),
         *("SOLVER.BASE_LR", 0.001, "OUTPUT_DIR", str(tmp_path)),
+        *("MODEL.DEEPMASK.PATCHES_PER_IMAGE", 2, "MODEL.DEEPMASK.RANK", 4),
+        *("MODEL.DEEPMASK.CONV_DIM", 8, "MODEL.DEEPMASK.SCORE_DIMS", [8, 8]),
     )
     if cfg.MODEL.MASKX.EMBEDDING_FILE:
         cfg.MODEL.MASKX.EMBEDDING_FILE = str(tmp_path / "vectors.pt")
@@ -58,11 +60,14 @@ def test_two_iterations(name, tmp_path):
 def test_two_iterations_of_a_lazy_config(name, tmp_path, monkeypatch):
     opts = [
         *("dataloader.train.dataset.names=pets_partial", "dataloader.train.num_workers=0"),
-        *("dataloader.train.total_batch_size=2", "model.roi_heads.num_classes=4"),
+        *("dataloader.train.total_batch_size=2",),
         *("train.max_iter=2", "train.log_period=1", "train.device=cpu", "train.amp.enabled=False"),
         f"train.output_dir={tmp_path / 'run'}",
     ]
-    embedding = model_zoo.get_config(name).model.roi_heads.get("class_embedding")
+    roi_heads = model_zoo.get_config(name).model.get("roi_heads") or {}  # which DeepMask has not
+    if "num_classes" in roi_heads:
+        opts.append("model.roi_heads.num_classes=4")
+    embedding = roi_heads.get("class_embedding")
     if embedding is not None and "dataset_name" in embedding.thing_classes:
         opts.append("model.roi_heads.class_embedding.thing_classes.dataset_name=pets")
     elif embedding is not None:

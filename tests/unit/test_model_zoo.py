@@ -5,6 +5,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from maskx_d2 import model_zoo
+from maskx_d2.deepmask import DeepMask
 from maskx_d2.modeling import (
     MaskXROIHeads,
     OpenVocabularyMaskXROIHeads,
@@ -29,16 +30,20 @@ def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     assert isinstance(cfg, CfgNode)
     cfg.MODEL.DEVICE = "meta"  # no memory for 157 M parameters
     with torch.device("meta"):
-        heads = build_model(cfg).roi_heads
+        model = build_model(cfg)
     assert {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} <= set(DatasetCatalog.list())
     direction = name.split("/")[1]
     assert cfg.DATASETS.TEST == (f"coco_2017_val_{direction}",)
     if "oracle" in name:
         assert cfg.DATASETS.TRAIN == ("coco_2017_train",)
-        assert heads.mask_head.predictor.weight.shape == (80, 256, 1, 1)
-        assert isinstance(heads, SupervisedMasksOnly)
+        assert model.roi_heads.mask_head.predictor.weight.shape == (80, 256, 1, 1)
+        assert isinstance(model.roi_heads, SupervisedMasksOnly)
         return
     assert cfg.DATASETS.TRAIN == (f"coco_2017_train_{direction}",)
+    if "deepmask" in name:
+        assert isinstance(model, DeepMask) and model.mask_branch.down.kernel_size == (14, 14)
+        return
+    heads = model.roi_heads
     if "class_agnostic" in name:
         assert heads.mask_head.predictor.weight.shape == (1, 256, 1, 1)
         return
@@ -146,8 +151,8 @@ def test_the_schedule_is_the_papers(depth, solver):
 @pytest.mark.parametrize("name", [n for n in model_zoo.list_configs() if n.endswith(".py")])
 def test_every_lazy_config_builds(name):
     cfg = model_zoo.get_config(name)
-    embedding = cfg.model.roi_heads.get("class_embedding")
-    if embedding is not None:  # of data that may not be here
+    roi_heads = cfg.model.get("roi_heads") or {}
+    if roi_heads.get("class_embedding") is not None:  # of data that may not be here
         cfg.model.roi_heads.class_embedding = torch.ones(cfg.model.roi_heads.num_classes, 5)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model

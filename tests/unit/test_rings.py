@@ -30,10 +30,14 @@ R0 = {
     "evaluation/lvis_protocol.py",
     "evaluation/mask_quality.py",
     "evaluation/paired.py",
+    "evaluation/proposal_recall.py",
     "evaluation/split_metrics.py",
     "postprocessing/run_lengths.py",
 }
 R1 = {
+    "deepmask/branches.py",
+    "deepmask/losses.py",
+    "deepmask/patches.py",
     "modeling/box_losses.py",
     "modeling/class_embedding.py",
     "modeling/embedding_files.py",

@@ -1,0 +1,164 @@
+"""Average recall of proposals, of masks and of boxes, for all, A and B."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
+from pycocotools import mask as mask_util
+from tabulate import tabulate
+
+from ..data import class_split_of, has_mask
+from ..data.partial_masks import encode_mask
+from ..splits import ClassSplit
+from .proposal_files import ImageProposals, write_coco_proposals, write_proposal_file
+from .proposal_recall import Overlaps, average_recalls
+
+__all__ = ["MaskProposalEvaluator"]
+
+logger = logging.getLogger(__name__)
+
+
+class MaskProposalEvaluator(DatasetEvaluator):
+    """
+    How many objects are among the 10, 100 and 1000 best proposals of an image.
+
+    It takes what models give as ``proposals``: :class:`~maskx_d2.deepmask.DeepMask`, or
+    detectron2's ``ProposalNetwork``, whose proposals are boxes only. The results hold
+    ``box_proposals`` and, where proposals have masks, ``mask_proposals``, each with the figures of
+    :func:`~maskx_d2.evaluation.average_recalls`; if the data set has a split, also
+    ``box_proposals_A``, ``_B``, ``mask_proposals_A`` and ``_B``.
+
+    Crowds are left out, and for masks instances without one. An object is as large as its mask,
+    or its box where it has none. Unlike detectron2's recall of ``box_proposals``, an image without
+    a proposal counts.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        class_split: ClassSplit | None = None,
+        output_dir: str | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set, with masks.
+            class_split: sets A and B; by default what the data set was registered with.
+            output_dir: folder for ``box_proposals.pkl``, which detectron2's
+                ``MODEL.LOAD_PROPOSALS`` reads, and ``coco_proposals.json``, COCO's results with
+                masks.
+
+        Raises:
+            ValueError: if the data set's masks of B were dropped, or the split does not fit its
+                categories.
+        """
+        if MetadataCatalog.get(dataset_name).get("has_masks_of_boxes_only") is False:
+            raise ValueError(
+                f"data set '{dataset_name}' was registered without the masks of set B, so they "
+                "can't be evaluated; register it with keep_masks=True."
+            )
+        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
+        self._split = class_split or class_split_of(dataset_name)
+        self._subsets: dict[str, list[int] | None] = {"": None}
+        if self._split is not None:
+            classes = MetadataCatalog.get(dataset_name).thing_classes
+            self._subsets["_A"], self._subsets["_B"] = map(list, self._split.indices(classes))
+        self._output_dir = output_dir
+        self._found: dict[str, dict[int | str, Overlaps]] = {}
+        self._proposals: dict[int | str, ImageProposals] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """See :meth:`DatasetEvaluator.reset`."""
+        self._found = {"box_proposals": {}, "mask_proposals": {}}
+        self._proposals = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """See :meth:`DatasetEvaluator.process`."""
+        for model_input, output in zip(inputs, outputs):
+            image_id = model_input["image_id"]
+            record = self._records[image_id]
+            proposals = ImageProposals.from_instances(image_id, output["proposals"])
+            self._found["box_proposals"][image_id] = _box_overlaps(proposals, record)
+            if proposals.rles is not None:
+                self._found["mask_proposals"][image_id] = _mask_overlaps(proposals, record)
+            if self._output_dir is not None:
+                self._proposals[image_id] = proposals
+
+    def evaluate(self) -> dict[str, Any]:
+        """See :meth:`DatasetEvaluator.evaluate`; logs a table."""
+        gathered = comm.gather((self._found, self._proposals), dst=0)
+        if not comm.is_main_process():
+            return {}
+        if self._output_dir is not None:
+            # Of several processes, by chance two may have seen an image.
+            proposals = dict(itertools.chain(*(p.items() for _, p in gathered)))
+            PathManager.mkdirs(self._output_dir)
+            images = list(proposals.values())
+            write_proposal_file(os.path.join(self._output_dir, "box_proposals.pkl"), images)
+            write_coco_proposals(os.path.join(self._output_dir, "coco_proposals.json"), images)
+        results = {}
+        for task in ("box_proposals", "mask_proposals"):
+            found = dict(itertools.chain(*(f[task].items() for f, _ in gathered)))
+            if found:
+                for suffix, categories in self._subsets.items():
+                    results[f"{task}{suffix}"] = average_recalls(list(found.values()), categories)
+        names = list(next(iter(results.values()), {}))
+        table = [[task, *(figures[n] for n in names)] for task, figures in results.items()]
+        logger.info(
+            "Average recall of proposals:\n"
+            + tabulate(table, headers=["", *names], tablefmt="pipe", floatfmt=".2f")
+        )
+        return results
+
+
+def _box_overlaps(proposals: ImageProposals, record: dict[str, Any]) -> Overlaps:
+    objects = _objects(record)
+    boxes = [_xywh(a) for a in objects]
+    truth = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    found = BoxMode.convert(proposals.boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    size = record["height"], record["width"]
+    areas = [
+        float(mask_util.area(encode_mask(a["segmentation"], *size))) if has_mask(a) else w * h
+        for a, (_, _, w, h) in zip(objects, boxes)
+    ]
+    return _overlaps(list(found.astype(np.float64)), list(truth), areas, objects)
+
+
+def _mask_overlaps(proposals: ImageProposals, record: dict[str, Any]) -> Overlaps:
+    objects = [a for a in _objects(record) if has_mask(a)]
+    truth = [encode_mask(a["segmentation"], record["height"], record["width"]) for a in objects]
+    areas = [float(mask_util.area(rle)) for rle in truth]
+    return _overlaps(proposals.rles or [], truth, areas, objects)
+
+
+def _overlaps(
+    found: list[Any], truth: list[Any], areas: list[float], objects: list[dict[str, Any]]
+) -> Overlaps:
+    ious: NDArray[np.float32] = np.zeros((len(found), len(truth)), dtype=np.float32)
+    if ious.size:  # pycocotools returns a list where there is nothing to compare
+        both = (found, truth)
+        if isinstance(found[0], np.ndarray):
+            both = np.stack(found), np.stack(truth)
+        ious[:] = mask_util.iou(*both, [0] * len(truth))
+    categories = np.array([a["category_id"] for a in objects], dtype=np.int64)
+    return Overlaps(ious, np.array(areas, dtype=np.float64), categories)
+
+
+def _objects(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+
+
+def _xywh(annotation: dict[str, Any]) -> list[float]:
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    return [float(v) for v in box]

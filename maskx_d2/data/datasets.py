@@ -159,8 +159,8 @@ def log_supervision(
     logger.info(summary.describe(" + ".join(names)))
     if masks_needed and not summary.masks.sum():
         raise ValueError(
-            f"no instance of {' + '.join(names)} has a mask, so there is nothing to train a mask "
-            "head with; `maskx check` says what is in the data. For a box detector set "
+            f"no instance of {' + '.join(names)} has a mask, so there is nothing to learn masks "
+            "from; `maskx check` says what is in the data. For a box detector set "
             "MODEL.MASK_ON to False; to learn masks from boxes alone, "
             "MODEL.MASKX.BOX_PROJECTION_WEIGHT (apply_box_supervision)."
         )

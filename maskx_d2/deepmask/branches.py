@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = ["MaskBranch", "ScoreBranch", "interleaved"]
+
+_WINDOWS = 64  # copied at once: 26 MB in the paper's sizes
 
 
 class MaskBranch(nn.Module):
@@ -53,11 +56,32 @@ class MaskBranch(nn.Module):
             features: (N, C, H, W) of the trunk, H and W at least F.
 
         Returns:
-            (N, rank, H - F + 1, W - F + 1). It is kept in place of masks where there are many
-            places, because a mask is far larger; :meth:`masks` makes those that are wanted.
+            (N, rank, H - F + 1, W - F + 1).
         """
         hidden: Tensor = self.down(F.relu(self.conv(features)))
         return hidden
+
+    def hidden_at(self, features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """
+        The same, at R places of a scene only.
+
+        A place costs what it costs in :meth:`hidden`, where they are many and most of them are
+        not wanted.
+
+        Args:
+            features: (1, C, H, W) of the trunk, H and W at least F.
+            rows, columns: (R,) integers, up to H - F and W - F.
+
+        Returns:
+            (R, rank).
+        """
+        side = self.down.kernel_size[0]
+        windows = F.relu(self.conv(features))[0].unfold(1, side, 1).unfold(2, side, 1)
+        hidden = [
+            self.down(windows[:, r, c].transpose(0, 1))[:, :, 0, 0]
+            for r, c in zip(torch.split(rows, _WINDOWS), torch.split(columns, _WINDOWS))
+        ]
+        return torch.cat(hidden)
 
     def masks(self, hidden: Tensor) -> Tensor:
         """Logits (R, M, M) of (R, rank), see :meth:`hidden`."""

@@ -29,17 +29,17 @@ from .sampler import PatchSampler
 __all__ = ["DeepMask"]
 
 
-class _Found(NamedTuple):
+class _Scan(NamedTuple):
     """
-    The best places of a scene.
+    An image at one scale.
 
-    ``scores`` (K,) logits; ``hidden`` (K, rank), see :meth:`MaskBranch.hidden`; ``boxes`` (K, 4)
-    of the patches, XYXY in pixels of the image.
+    ``features`` (1, C, H, W) of the trunk; ``scores`` (H', W') logits at all places of a patch;
+    ``scale`` (2,) from pixels of the scaled image to pixels of the image, x before y.
     """
 
+    features: Tensor
     scores: Tensor
-    hidden: Tensor
-    boxes: Tensor
+    scale: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -295,13 +295,14 @@ class DeepMask(nn.Module):
             See the class.
         """
         scans = [self._scan(image, scale) for scale in self.scales]
-        found = _Found(*(torch.cat(parts) for parts in zip(*scans)))
-        scores, order = found.scores.float().sort(descending=True, stable=True)
+        flat = torch.cat([scan.scores.flatten() for scan in scans]).float()
+        scores, order = flat.sort(descending=True, stable=True)
         scores, order = scores[: self.topk], order[: self.topk]
-        masks = torch.sigmoid(self.mask_branch.masks(found.hidden[order]).float())
+        hidden, patches = self._places(scans, order)
+        masks = torch.sigmoid(self.mask_branch.masks(hidden).float())
         height, width = image.shape[1:]
         ratios = (output_size[1] / width, output_size[0] / height)
-        patches = found.boxes[order] * masks.new_tensor([*ratios, *ratios])
+        patches = patches * masks.new_tensor([*ratios, *ratios])
         # Pasting interpolates: what the paper's upsampling to the patch and scaling back do.
         rles = paste_masks_as_rles(masks, patches, output_size, self.mask_thresh)
         corners = np.asarray(mask_util.toBbox(rles.rles), dtype=np.float32).reshape(-1, 4)
@@ -317,19 +318,38 @@ class DeepMask(nn.Module):
             proposals = proposals[nms(*kept, self.nms_thresh)]
         return proposals
 
-    def _scan(self, image: Tensor, scale: float) -> _Found:
-        """The best places of an image (C, H, W) at one scale, as many as may be wanted."""
+    def _scan(self, image: Tensor, scale: float) -> _Scan:
+        """Features and scores of an image (C, H, W)."""
         height, width = (max(round(scale * side), 1) for side in image.shape[1:])
         scaled = F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)
         features = self.features(self.scene(scaled[0]))
-        scores = self.score_branch(features)[0]
-        hidden = self.mask_branch.hidden(features)[0]
-        best, places = scores.flatten().topk(min(self.topk, scores.numel()))
-        rows = torch.div(places, scores.shape[1], rounding_mode="floor")
-        columns = places % scores.shape[1]
         # Both sides are rounded to pixels, so each has a scale of its own.
         to_image = image.new_tensor([image.shape[2] / width, image.shape[1] / height])
-        centers = self.stride * torch.stack([columns, rows], dim=1) * to_image
-        half = self.patch_size / 2 * to_image
-        boxes = torch.cat([centers - half, centers + half], dim=1)
-        return _Found(best, hidden.flatten(1)[:, places].transpose(0, 1), boxes)
+        return _Scan(features, self.score_branch(features)[0], to_image)
+
+    def _places(self, scans: Sequence[_Scan], order: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        The mask branch and the patches at some places of an image.
+
+        Args:
+            scans: of its scales.
+            order: (K,) positions in the scans' places one after the other.
+
+        Returns:
+            (K, rank), see :meth:`MaskBranch.hidden`, and (K, 4), XYXY in pixels of the image.
+        """
+        found, first = [], 0
+        for scan in scans:
+            size = scan.scores.numel()
+            (here,) = ((order >= first) & (order < first + size)).nonzero(as_tuple=True)
+            places = order[here] - first
+            first += size
+            rows = torch.div(places, scan.scores.shape[1], rounding_mode="floor")
+            columns = places % scan.scores.shape[1]
+            centers = self.stride * torch.stack([columns, rows], dim=1) * scan.scale
+            half = self.patch_size / 2 * scan.scale
+            boxes = torch.cat([centers - half, centers + half], dim=1)
+            found.append((here, self.mask_branch.hidden_at(scan.features, rows, columns), boxes))
+        positions, hidden, boxes = (torch.cat(parts) for parts in zip(*found))
+        back = positions.argsort()
+        return hidden[back], boxes[back]

@@ -11,17 +11,20 @@ from typing import Any, Callable
 import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.modeling import ProposalNetwork, build_model
 from detectron2.structures import Instances
 from omegaconf import OmegaConf
 from torch import nn
 
+from ..deepmask import DeepMask
 from .exact_loading import load_exactly
 from .lazy_main import as_text, dataset_names, is_lazy, load_lazy
 from .model_card import card_split
 from .yaml_main import load_config
 
 __all__ = ["LoadedModel", "load_model", "settings_hash"]
+
+_NO_DETECTORS = (DeepMask, ProposalNetwork)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
     Raises:
         FileNotFoundError: if the config file or the checkpoint does not exist.
         ValueError: if the checkpoint lacks parameters of the config's model, has them in other
-            shapes, or is no checkpoint; if the config file or an override can't be used.
+            shapes, or is no checkpoint; if the config file or an override can't be used; if the
+            model finds no instances.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for path in (config_file, weights):
@@ -83,6 +87,11 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
         model = build_model(cfg)
         mapper = DatasetMapper(cfg, is_train=False)
         datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    if isinstance(model, _NO_DETECTORS):
+        raise ValueError(
+            f"'{config_file}' is a {type(model).__name__}, which finds no instances of categories; "
+            "name the config of a detector. train_net.py --eval-only measures this one."
+        )
     metadata = MetadataCatalog.get(datasets[0]) if datasets else Metadata()
     if datasets and not metadata.get("thing_classes") and datasets[0] in DatasetCatalog.list():
         DatasetCatalog.get(datasets[0])  # a COCO JSON names its categories when it is loaded

@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from maskx_d2 import ClassSplit, add_maskx_config, model_zoo
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer, run
-from maskx_d2.engine.inference import settings_hash
+from maskx_d2.engine.inference import load_model, settings_hash
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -100,6 +100,11 @@ def test_what_needs_detections_says_so(pets, tmp_path):
     cfg.VIS_PERIOD = 1
     with pytest.raises(TypeError, match="DeepMask gives proposals; set VIS_PERIOD"):
         MaskXTrainer(cfg)
+    config, weights = tmp_path / "deepmask.yaml", tmp_path / "model.pth"
+    config.write_text(cfg.dump())
+    weights.touch()
+    with pytest.raises(ValueError, match=r"deepmask.yaml' is a DeepMask, which finds no instances"):
+        load_model(str(config), str(weights))
 
 
 def test_the_shapes_config_trains_and_is_evaluated(pets, tmp_path):

@@ -50,6 +50,15 @@ def test_branches_on_a_scene_are_those_of_each_patch():
             torch.testing.assert_close(found, mask(patch), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("places", [0, 1, 30, 200])
+def test_some_places_of_a_scene_are_those_of_all(places):
+    branch = MaskBranch(3, patch=4, size=6, conv_dim=5, rank=4)
+    scene = torch.randn(1, 3, 9, 8)
+    rows, columns = torch.randint(6, (places,)), torch.randint(5, (places,))
+    expected = branch.hidden(scene)[0][:, rows, columns].transpose(0, 1)
+    torch.testing.assert_close(branch.hidden_at(scene, rows, columns), expected)
+
+
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (4, 7), (5, 4), (8, 9)])
 def test_interleaving_is_pooling_at_every_place(height, width):
     weight = torch.randn(2, 3, 2, 2)

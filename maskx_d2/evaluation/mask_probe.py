@@ -6,6 +6,8 @@ import inspect
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as mask_util
 from tabulate import tabulate
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..data import class_split_of, has_mask
 from ..data.partial_masks import encode_mask
@@ -39,7 +42,7 @@ class MaskProbe(DatasetEvaluator):
 
     Mask AP says how good the detector and the mask branch are together. This says how good the
     mask branch is, which is what methods for partial masks differ in, and with far less noise.
-    The model sees each image again; detections are not looked at.
+    Detections are not looked at. The heads see each image again, the backbone does not.
 
     The results hold ``mask_probe`` and, if the data set has a split, ``mask_probe_A`` and
     ``mask_probe_B``, each with the figures of :func:`~maskx_d2.evaluation.mask_quality`, and
@@ -82,6 +85,7 @@ class MaskProbe(DatasetEvaluator):
             if takes_boxes and own is not GeneralizedRCNN.inference
             else partial(rle_inference, model)
         )
+        self._backbone = _KeptFeatures(model.backbone)
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         self._split = class_split or class_split_of(dataset_name)
         self._classes = MetadataCatalog.get(dataset_name).get("thing_classes")
@@ -91,6 +95,7 @@ class MaskProbe(DatasetEvaluator):
     def reset(self) -> None:
         """See :meth:`DatasetEvaluator.reset`."""
         self._found = []
+        self._backbone.keep()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """See :meth:`DatasetEvaluator.process`."""
@@ -98,9 +103,10 @@ class MaskProbe(DatasetEvaluator):
         given = [(x, record) for x, record in given if _with_masks(record)]
         if not given:
             return
-        results = self._inference(
-            [x for x, _ in given], detected_instances=[_instances(x, r) for x, r in given]
-        )
+        with self._backbone.used():
+            results = self._inference(
+                [x for x, _ in given], detected_instances=[_instances(x, r) for x, r in given]
+            )
         for (_, record), result in zip(given, results):
             self._compare(record, result["instances"].to("cpu"))
 
@@ -135,6 +141,7 @@ class MaskProbe(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, Any]:
         """See :meth:`DatasetEvaluator.evaluate`; logs a table."""
+        self._backbone.forget()
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
             return {}
@@ -166,6 +173,49 @@ class MaskProbe(DatasetEvaluator):
             )
         )
         return results
+
+
+class _KeptFeatures:
+    """A backbone's last features, for who asks for those of the same images again."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self._module = backbone
+        self._hook: RemovableHandle | None = None
+        self._last: tuple[Tensor, Any] | None = None
+
+    def keep(self) -> None:
+        """From now on."""
+        self.forget()
+        self._hook = self._module.register_forward_hook(self._remember)
+
+    def forget(self) -> None:
+        """Keep none, and nothing more."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self._last = None
+
+    def _remember(self, module: nn.Module, args: tuple[Tensor], features: Any) -> None:
+        self._last = (args[0], features)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """While it is open, the backbone looks no second time at the images that it saw last."""
+        stock = self._module.forward
+
+        def forward(images: Tensor) -> Any:
+            if self._last is not None and torch.equal(images, self._last[0]):
+                return self._last[1]
+            return stock(images)
+
+        own = vars(self._module).get("forward")
+        self._module.forward = forward
+        try:
+            yield
+        finally:
+            if own is None:
+                del self._module.forward
+            else:
+                self._module.forward = own
 
 
 def _with_masks(record: dict[str, Any]) -> list[int]:

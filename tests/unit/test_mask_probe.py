@@ -103,6 +103,37 @@ def test_every_mask_counts_once_and_what_has_none_does_not(pets, tmp_path):
     assert figures["mask_probe_B"]["AR"] == pytest.approx(100 * (1 + 2 / 3) / 2)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_backbone_sees_each_image_once(pets, tmp_path, wrapped):
+    register(*pets)
+    cfg = tiny_cfg()
+    cfg.merge_from_list(["DATASETS.TEST", ("pets_partial",), "INPUT.MIN_SIZE_TEST", 96])
+    model = MaskXTrainer.build_model(cfg)
+    stock = type(model.backbone).forward
+    seen = []
+
+    def forward(images):
+        seen.append(images.shape)
+        return stock(model.backbone, images)
+
+    model.backbone.bottom_up.register_forward_pre_hook(lambda m, args: seen.append(None))
+    if wrapped:  # by somebody else
+        model.backbone.forward = forward
+    results = []
+    for features_kept in (True, False):
+        evaluator = MaskProbe("pets_partial", model, output_dir=str(tmp_path))
+        if not features_kept:
+            evaluator._backbone.keep = lambda: None
+        seen.clear()
+        loader = MaskXTrainer.build_test_loader(cfg, "pets_partial")
+        results.append(inference_on_dataset(model, loader, evaluator))
+        images = len(DatasetCatalog.get("pets_partial"))
+        assert seen.count(None) == images * (1 if features_kept else 2)
+        assert not model.backbone._forward_hooks
+        assert vars(model.backbone).get("forward") is (forward if wrapped else None)
+    assert results[0] == results[1]
+
+
 def test_other_forms_of_masks(pets, tmp_path):
     register(*pets)
     records = DatasetCatalog.get("pets")

@@ -21,17 +21,16 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from _trainings import ROOT, call
 from tabulate import tabulate
 
 from maskx_d2.splits import SHAPES_CLASSES, shapes_a27b9
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPES = ROOT / "datasets" / "shapes"
 # 6 of the 9 that never have masks.
 HELD_OUT = {
@@ -187,14 +186,6 @@ def train(
     evaluated = [line for line in metrics.read_text().splitlines() if '"segm/AP"' in line]
     result: dict[str, float] = json.loads(evaluated[-1])
     return result
-
-
-def call(argv: list[str], log: Path) -> None:
-    """Run a command; what it prints goes to a file."""
-    with open(log, "w") as out:
-        status = subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT).returncode
-    if status:
-        raise SystemExit(f"{' '.join(argv)}: exit status {status}; see {log}")
 
 
 if __name__ == "__main__":

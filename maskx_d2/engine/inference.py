@@ -23,6 +23,9 @@ from .yaml_main import load_config
 
 __all__ = ["LoadedModel", "load_model", "settings_hash"]
 
+# Keys under MODEL that are settings of one architecture alone
+_KEYS_OF = {"DEEPMASK": "DeepMask", "IMAGE_LABELS": "PeakResponseClassifier"}
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -101,8 +104,9 @@ def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:
     else:
         cfg = load_config(config_file, list(opts))
         cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
-        if cfg.MODEL.META_ARCHITECTURE != "DeepMask":
-            cfg.MODEL.pop("DEEPMASK")
+        for key, architecture in _KEYS_OF.items():
+            if cfg.MODEL.META_ARCHITECTURE != architecture:
+                cfg.MODEL.pop(key)
         text = "\n".join(part.dump() for part in (cfg.MODEL, cfg.INPUT, cfg.TEST))
     return sha256(text.encode()).hexdigest()
 

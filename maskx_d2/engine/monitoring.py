@@ -23,6 +23,7 @@ from torch import nn
 from .._files import written_whole
 from ..data import class_split_of
 from ..deepmask import DeepMask
+from ..image_labels import PeakResponseClassifier
 from ..modeling import given_instances
 from ..panels import side_by_side
 from ..postprocessing import rle_inference
@@ -34,6 +35,10 @@ __all__ = ["BestCheckpointer", "PredictionImages"]
 logger = logging.getLogger(__name__)
 
 _IMAGES = 4
+_NO_DETECTIONS = {
+    DeepMask: "DeepMask gives proposals",
+    PeakResponseClassifier: "PeakResponseClassifier gives labels of images",
+}
 _MIN_SCORE = 0.3
 
 
@@ -61,12 +66,12 @@ class PredictionImages(HookBase):
             mapper: turns a dataset dict into the model's input for inference.
 
         Raises:
-            TypeError: if the model gives proposals, which are not drawn.
+            TypeError: if the model gives no detections, such as proposals, which are not drawn.
         """
-        if isinstance(getattr(model, "module", model), DeepMask):
+        given = _NO_DETECTIONS.get(type(getattr(model, "module", model)))
+        if given is not None:
             raise TypeError(
-                "pictures show detections, but DeepMask gives proposals; set VIS_PERIOD "
-                "(train.vis_period) to 0."
+                f"pictures show detections, but {given}; set VIS_PERIOD (train.vis_period) to 0."
             )
         self._period, self._model = period, model
         self._dataset, self._mapper = dataset, mapper

@@ -23,6 +23,7 @@ R0 = {
     "data/check.py",
     "data/coco_reader.py",
     "data/findings.py",
+    "data/image_labels.py",
     "data/mask_extents.py",
     "data/partial_masks.py",
     "data/supervision.py",

@@ -28,11 +28,13 @@ __all__ = [
     "SHAPES_CLASSES",
     "TEXTURES",
     "ClassSplit",
+    "coco_a20b30c30",
     "coco_nonvoc2voc",
     "coco_random_splits",
     "coco_voc2nonvoc",
     "load_split",
     "random_split",
+    "shapes_a18b9c9",
     "shapes_a27b9",
 ]
 
@@ -278,6 +280,17 @@ def coco_nonvoc2voc(thing_classes: Sequence[str]) -> ClassSplit:
     return coco_voc2nonvoc(thing_classes).swapped("nonvoc2voc")
 
 
+def coco_a20b30c30(thing_classes: Sequence[str]) -> ClassSplit:
+    """
+    Masks for the 20 VOC categories, boxes for 30 others and image labels for the other 30.
+
+    Of the 60 that are not VOC's, every second one in the order of ``thing_classes`` has boxes.
+    """
+    others = [c for c in thing_classes if c not in COCO_VOC_CLASSES]
+    boxes_only, labels_only = frozenset(others[::2]), frozenset(others[1::2])
+    return ClassSplit("a20b30c30", COCO_VOC_CLASSES, boxes_only, labels_only)
+
+
 def random_split(
     thing_classes: Sequence[str], num_with_masks: int, seed: int, name: str | None = None
 ) -> ClassSplit:
@@ -354,3 +367,18 @@ def shapes_a27b9(thing_classes: Sequence[str]) -> ClassSplit:
         if (s + t) % 4 == 0
     }
     return ClassSplit("a27b9", frozenset(thing_classes) - boxes_only, frozenset(boxes_only))
+
+
+def shapes_a18b9c9(thing_classes: Sequence[str]) -> ClassSplit:
+    """
+    Boxes only for 9 of the 36 combinations, those of :func:`shapes_a27b9`, and image labels only
+    for 9 others.
+
+    Each shape and each texture is seen with masks.
+    """
+    sets: dict[int, set[str]] = {remainder: set() for remainder in range(4)}
+    for s, shape in enumerate(SHAPES):
+        for t, texture in enumerate(TEXTURES):
+            sets[(s + t) % 4].add(f"{texture} {shape}")
+    with_masks = frozenset(thing_classes) - sets[0] - sets[2]
+    return ClassSplit("a18b9c9", with_masks, frozenset(sets[0]), frozenset(sets[2]))

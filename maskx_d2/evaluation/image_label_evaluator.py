@@ -49,9 +49,9 @@ class ImageLabelEvaluator(DatasetEvaluator):
         self._classes = thing_classes_of(dataset_name)
         self._labels = {r["image_id"]: _labels(r) for r in DatasetCatalog.get(dataset_name)}
         split = class_split or class_split_of(dataset_name)
-        self._subsets: dict[str, list[int]] = {}
-        if split is not None:
-            self._subsets = dict(zip(("A", "B", "C"), split.indices(self._classes)))
+        self._subsets: dict[str, list[int]] = (
+            {} if split is None else split.indices_of_sets(self._classes)
+        )
         self._scores: dict[int | str, NDArray[np.float32]] = {}
 
     def reset(self) -> None:

@@ -96,4 +96,5 @@ class _SharingConv2d(torch.autograd.Function):
         positive = weight.clamp(min=0)
         total = F.conv2d(activation, positive, None, *ctx.shape)
         share = torch.where(total > _TINY, gradients[0] / total.clamp(min=_TINY), 0.0)
-        return activation * conv2d_input(x.shape, positive, share, *ctx.shape), None, None, None
+        spread = conv2d_input(x.shape, positive, share, *ctx.shape)  # type: ignore[no-untyped-call]
+        return activation * spread, None, None, None

@@ -27,6 +27,7 @@ R0 = {
     "data/mask_extents.py",
     "data/partial_masks.py",
     "data/supervision.py",
+    "evaluation/average_precision.py",
     "evaluation/exact_precision.py",
     "evaluation/lvis_protocol.py",
     "evaluation/mask_quality.py",
@@ -34,11 +35,14 @@ R0 = {
     "evaluation/proposal_recall.py",
     "evaluation/split_metrics.py",
     "postprocessing/run_lengths.py",
+    "pseudo_masks/matching.py",
 }
 R1 = {
     "deepmask/branches.py",
     "deepmask/losses.py",
     "deepmask/patches.py",
+    "image_labels/peak_backprop.py",
+    "image_labels/peaks.py",
     "modeling/box_losses.py",
     "modeling/class_embedding.py",
     "modeling/embedding_files.py",

@@ -1,4 +1,4 @@
-"""``maskx pseudo-masks --method wise``: instances of labels, and nothing of what they really are."""
+"""``maskx pseudo-masks --method wise``: instances of labels, without the real ones."""
 
 import json
 import os
@@ -327,7 +327,7 @@ def test_what_does_not_fit_is_said(data, tmp_path):
     with pytest.raises(ValueError, match=r"entry 4, of image 10, needs .* of 48 × 64 pixels"):
         run(data, tmp_path / "q.json")
     change(data, lambda c: c["categories"][2].update(name="mug"))
-    with pytest.raises(ValueError, match="does not know 1 of the 2 .* image labels only: mug"):
+    with pytest.raises(ValueError, match=r"does not know 1 of the 2 .* image labels only: mug"):
         run(data, tmp_path / "r.json", split=ClassSplit("p", {"cat"}, {"dog"}, {"mug", "car"}))
 
 

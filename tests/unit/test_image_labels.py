@@ -84,7 +84,7 @@ def test_a_file_without_labels_has_none(coco):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 5], r"annotations\.json: image 2: image_labels has 5, which is not in 'categories'"),
+        ([1, 5], r"annotations\.json: image 2: image_labels has 5, which is no category's id"),
         ([True], r"image 2: image_labels has True, which"),
         (["car"], r"image 2: image_labels has 'car', which"),
         ([[1]], r"image 2: image_labels has \[1\], which"),

@@ -97,15 +97,18 @@ def check_paths(
 
 def boxes_only_of(
     json_file: str | os.PathLike[str], split: Split | None, progress: bool
-) -> tuple[dict[int, bool] | None, dict[str, Any] | None]:
-    """Whether each category id is in set B, and the split as JSON; None without a split."""
+) -> tuple[dict[int, bool | None] | None, dict[str, Any] | None]:
+    """
+    Whether each category id is in set B (None: in C), and the split as JSON; None without a split.
+    """
     if split is None:
         return None, None
     categories = read_categories(json_file, progress=progress)
     names = list(categories.values())
     class_split = split if isinstance(split, ClassSplit) else split(names)
     class_split.indices(names)  # a split that does not fit is an error
-    boxes_only = {i: name in class_split.boxes_only for i, name in categories.items()}
+    in_b = {"A": False, "B": True, "C": None}
+    boxes_only = {i: in_b[class_split.set_of(name)] for i, name in categories.items()}
     return boxes_only, {"name": class_split.name, "boxes_only": sorted(class_split.boxes_only)}
 
 

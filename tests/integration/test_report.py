@@ -158,6 +158,21 @@ def test_a_third_set_has_its_own_figures(tmp_path, capsys):
     assert "Worst masks of C" in text and text.count(">precision<") == 6
 
 
+def test_another_split_under_the_same_name_is_evaluated_again(runs, tmp_path):
+    argv = ["report", str(runs[0]), "--output", str(tmp_path / "report.html"), "--examples", "0"]
+    assert main(argv) == 0
+    results = runs[0] / "report" / "model_final" / "pets_val" / "results.json"
+    before = json.loads(results.read_text())
+    DatasetCatalog.remove("pets_val")
+    split = ClassSplit("pets", {"cat", "cup"}, {"dog", "car"})
+    register_partial("pets_val", base="pets", split=split, keep_masks=True)
+    assert main(argv) == 0
+    after = json.loads(results.read_text())
+    assert after["bbox"] == before["bbox"]
+    assert after["box_as_mask_A"].keys() == before["box_as_mask_A"].keys()
+    assert after["mask_probe_A"] != before["mask_probe_A"]
+
+
 def test_two_sets_have_no_trace_of_a_third(runs, tmp_path):
     page = tmp_path / "report.html"
     assert main(["report", str(runs[0]), "--oracle", str(runs[1]), "--output", str(page)]) == 0

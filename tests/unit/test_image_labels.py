@@ -150,8 +150,10 @@ def test_wherever_the_objects_of_c_are_the_samples_are_the_same(tmp_path):
         mapper = PartialMaskDatasetMapper(
             is_train=True, augmentations=[], image_format="BGR", use_instance_mask=True
         )
-        samples[poison] = [mapper(r)["instances"] for r in DatasetCatalog.get(f"partial{poison}")]
-    for clean, other in zip(samples[False], samples[True]):
+        samples[poison] = [mapper(r) for r in DatasetCatalog.get(f"partial{poison}")]
+    for one, another in zip(samples[False], samples[True]):
+        assert one["image_labels"] == another["image_labels"] == [0, 1, 2, 3]
+        clean, other = one["instances"], another["instances"]
         assert clean.gt_classes.tolist() == other.gt_classes.tolist() == [0, 1, 2]
         assert clean.gt_boxes.tensor.equal(other.gt_boxes.tensor)
         assert clean.gt_has_mask.equal(other.gt_has_mask)

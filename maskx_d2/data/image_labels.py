@@ -45,17 +45,17 @@ def _keep_labels_of_image(record: dict[str, Any], dropped: frozenset[int]) -> di
 
 def labels_of_entry(image: Mapping[str, Any], contiguous: Mapping[int, int]) -> list[int]:
     """
-    What an entry of a COCO JSON file's ``images`` says under ``image_labels``.
+    What an entry of a COCO JSON file's ``images``, or a dataset dict, says in ``image_labels``.
 
     Args:
-        image: the entry. Its ``image_labels``, if any, are the file's category ids.
-        contiguous: contiguous ids by the file's category ids.
+        image: the entry. Its ``image_labels``, if any, are category ids.
+        contiguous: contiguous ids by the category ids that the entry uses.
 
     Returns:
         contiguous ids, ascending, each once; empty where the entry says nothing.
 
     Raises:
-        ValueError: if it is not a list of category ids of the file; it says which is none.
+        ValueError: if it is not a list of such category ids; it says which is none.
     """
     labels = image.get("image_labels", [])
     if not isinstance(labels, list):
@@ -65,5 +65,5 @@ def labels_of_entry(image: Mapping[str, Any], contiguous: Mapping[int, int]) -> 
     for label in labels:
         # True is 1 for a dict, and a list can't be looked up.
         if isinstance(label, bool) or not isinstance(label, int) or label not in contiguous:
-            raise ValueError(f"image_labels has {label!r:.40}, which is not in 'categories'.")
+            raise ValueError(f"image_labels has {label!r:.40}, which is no category's id.")
     return sorted({contiguous[label] for label in labels})

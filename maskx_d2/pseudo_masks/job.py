@@ -99,17 +99,15 @@ def check_paths(
 
 def boxes_only_of(
     json_file: str | os.PathLike[str], split: Split | None, progress: bool
-) -> tuple[dict[int, bool] | None, dict[str, Any] | None]:
-    """Whether each category id is in set B, and the split as JSON; None without a split."""
+) -> tuple[dict[int, bool | None] | None, dict[str, Any] | None]:
+    """
+    Whether each category id is in set B (None: in C), and the split as JSON; None without a split.
+    """
     if split is None:
         return None, None
     class_split, categories = split_of(json_file, split, progress)
-    if class_split.labels_only:
-        raise ValueError(
-            f"split '{class_split.name}' has categories with image labels only, so that nothing "
-            "may read their boxes; `maskx pseudo-masks --method wise` makes some."
-        )
-    boxes_only = {i: name in class_split.boxes_only for i, name in categories.items()}
+    in_b = {"A": False, "B": True, "C": None}
+    boxes_only = {i: in_b[class_split.set_of(name)] for i, name in categories.items()}
     return boxes_only, {"name": class_split.name, "boxes_only": sorted(class_split.boxes_only)}
 
 

@@ -67,7 +67,7 @@ class Plan(JobPlan):
     def __init__(
         self,
         json_file: str | os.PathLike[str],
-        boxes_only: dict[int, bool] | None,
+        boxes_only: dict[int, bool | None] | None,
         progress: bool,
     ) -> None:
         super().__init__()
@@ -168,12 +168,21 @@ def check_is_original(annotation: dict[str, Any], where: str) -> None:
         )
 
 
-def _needs_mask(annotation: dict[str, Any], boxes_only: dict[int, bool] | None, where: str) -> bool:
-    if annotation.get("iscrowd"):
-        return False
+def _needs_mask(
+    annotation: dict[str, Any], boxes_only: dict[int, bool | None] | None, where: str
+) -> bool:
+    is_crowd = bool(annotation.get("iscrowd"))
     if boxes_only is None:
-        return not has_mask(annotation)
+        return not is_crowd and not has_mask(annotation)
     category_id = annotation.get("category_id")
-    if category_id not in boxes_only:
+    if not is_crowd and category_id not in boxes_only:
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
-    return boxes_only[category_id]
+    in_b = boxes_only.get(category_id, False)
+    if in_b is None:
+        # Neither its box nor a mask of it may be used, but the copy would have both.
+        raise ValueError(
+            f"{where} is of a category of the split's labels_only, of which the file must have no "
+            "annotations: take them out and say image_labels in its 'images', or use a split that "
+            "has the category in boxes_only; `maskx pseudo-masks --method wise` makes instances of it."
+        )
+    return in_b and not is_crowd

@@ -84,7 +84,7 @@ def test_a_file_without_labels_has_none(coco):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 5], r"annotations\.json: image 2: image_labels has 5, which is not in 'categories'"),
+        ([1, 5], r"annotations\.json: image 2: image_labels has 5, which is no category's id"),
         ([True], r"image 2: image_labels has True, which"),
         (["car"], r"image 2: image_labels has 'car', which"),
         ([[1]], r"image 2: image_labels has \[1\], which"),
@@ -150,8 +150,10 @@ def test_wherever_the_objects_of_c_are_the_samples_are_the_same(tmp_path):
         mapper = PartialMaskDatasetMapper(
             is_train=True, augmentations=[], image_format="BGR", use_instance_mask=True
         )
-        samples[poison] = [mapper(r)["instances"] for r in DatasetCatalog.get(f"partial{poison}")]
-    for clean, other in zip(samples[False], samples[True]):
+        samples[poison] = [mapper(r) for r in DatasetCatalog.get(f"partial{poison}")]
+    for one, another in zip(samples[False], samples[True]):
+        assert one["image_labels"] == another["image_labels"] == [0, 1, 2, 3]
+        clean, other = one["instances"], another["instances"]
         assert clean.gt_classes.tolist() == other.gt_classes.tolist() == [0, 1, 2]
         assert clean.gt_boxes.tensor.equal(other.gt_boxes.tensor)
         assert clean.gt_has_mask.equal(other.gt_has_mask)

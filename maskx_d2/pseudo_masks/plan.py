@@ -183,6 +183,7 @@ def _needs_mask(
         raise ValueError(
             f"{where} is of a category of the split's labels_only, of which the file must have no "
             "annotations: take them out and say image_labels in its 'images', or use a split that "
-            "has the category in boxes_only; `maskx pseudo-masks --method wise` makes instances of it."
+            "has the category in boxes_only. `maskx pseudo-masks --method wise` makes instances "
+            "of it."
         )
     return in_b and not is_crowd

@@ -59,9 +59,9 @@ def find_instances(
     categories are left out, with ids beyond all of the file's. The mask is compressed RLE and
     ``bbox`` its box. They also say ``mask_source``, see
     :class:`~maskx_d2.pseudo_masks.wise_worker.InstanceFinder`; ``mask_model``, the first 12 digits
-    of the SHA-256 of the classifier's checkpoint; ``score``; and ``mask_weight``, which
-    is the score, by which a training with :class:`PartialMaskDatasetMapper` counts the mask. How
-    they were made stands in the file under ``"pseudo_masks"``. All else is copied.
+    of the SHA-256 of the classifier's checkpoint; ``score``; and ``mask_weight``, by which a
+    training with :class:`PartialMaskDatasetMapper` counts the mask. How they were made stands in
+    the file under ``"pseudo_masks"``. All else is copied.
 
     Finished images are noted in ``<output>.progress.jsonl``, and a call that was killed goes on
     from there, as :func:`generate_pseudo_masks` does. The result depends neither on kills nor on

@@ -59,11 +59,11 @@ class WiseParameters:
 
 
 class _Found(NamedTuple):
-    """A peak's mask: its RLE with ``counts`` in bytes, how good it is, and what it is of."""
+    """A peak's mask: its RLE with ``counts`` in bytes, what it is of, and its score."""
 
     rle: dict[str, Any]
-    score: float
     source: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,12 @@ class InstanceFinder:
     A peak of a label's response map is an instance. Its mask is a proposal, see
     :func:`~maskx_d2.pseudo_masks.matching.best_covering`, and ``mask_source`` says ``"wise"``.
     Where no proposal covers the peak, it is GrabCut's of the box in which the peak's response is,
-    ``"wise+grabcut"``; and where that finds nothing, the whole box, ``"wise+box"``, of score 0.
-    Of masks that are much alike only the best stays.
+    ``"wise+grabcut"``; and where that finds nothing, the whole box, ``"wise+box"``. Of masks that
+    are much alike only that of the largest peak stays.
+
+    ``score`` is the probability that the classifier gives the label at the peak, and
+    ``mask_weight`` as much, but 0 of a whole box, which then counts as a box. A proposal's own
+    score says nothing of the label.
 
     It can be pickled, and loads the classifier once in each process.
 
@@ -106,35 +110,35 @@ class InstanceFinder:
         peaks = loaded.model.peaks(model_input, classes, self.parameters.min_response)
         peaks = _in_size(peaks, task.height, task.width)
         reach = loaded.model.stride / 2 * task.height / model_input["image"].shape[1]
-        masks = _decoded(task)
+        masks, scores = _decoded(task), [p.score for p in task.proposals]
         found = []
         for category_id, class_id in zip(task.categories, classes):
             of_class = []
             for i in (peaks.classes == class_id).nonzero()[:, 0].tolist():
-                point = peaks.points[i].tolist()
-                number = best_covering(masks, [p.score for p in task.proposals], point, reach)
-                of_class.append(
-                    self._by_grabcut(image, peaks.maps[i].numpy(), seed=task.image % _SEEDS)
-                    if number is None
-                    else _by_proposal(task, number)
-                )
+                number = best_covering(masks, scores, peaks.points[i].tolist(), reach)
+                if number is None:
+                    rle, source = self._by_grabcut(image, peaks.maps[i].numpy(), task.image)
+                else:
+                    counts = task.proposals[number].counts.encode("ascii")
+                    rle = {"size": [task.height, task.width], "counts": counts}
+                    source = "wise"
+                of_class.append(_Found(rle, source, float(peaks.responses[i].sigmoid())))
             found += [self._instance(category_id, one) for one in self._distinct(of_class)]
         return Result(task, [Mask(i, *one) for i, one in enumerate(found)])
 
     def _by_grabcut(
-        self, image: NDArray[np.uint8], response: NDArray[np.float32], *, seed: int
-    ) -> _Found:
+        self, image: NDArray[np.uint8], response: NDArray[np.float32], seed: int
+    ) -> tuple[dict[str, Any], str]:
+        """The RLE of what GrabCut finds in a response's box, and what it is of."""
         box = response_box(response)
-        mask = grabcut_mask(image, box, **asdict(self.parameters.grabcut), seed=seed)
-        source = "wise+grabcut"
+        grabcut = asdict(self.parameters.grabcut)
+        mask, source = grabcut_mask(image, box, **grabcut, seed=seed % _SEEDS), "wise+grabcut"
         if mask is None:
             mask, source = whole_box(box, *image.shape[:2]), "wise+box"
-        score = float(response[mask].sum()) if source == "wise+grabcut" else 0.0
-        rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-        return _Found(rle, min(score, 1.0), source)
+        return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)), source
 
     def _distinct(self, found: list[_Found]) -> list[_Found]:
-        found = sorted(found, key=lambda one: -one.score)  # stable: else by falling response
+        """One for each object; they come by falling response, as the classifier gives them."""
         rles = [one.rle for one in found]
         ious = np.asarray(mask_util.iou(rles, rles, [0] * len(rles)))
         return [found[i] for i in unlike(ious, self.parameters.max_iou)]
@@ -148,7 +152,7 @@ class InstanceFinder:
             "area": float(mask_util.area(found.rle)),
             "score": score,
             "mask_source": found.source,
-            "mask_weight": score,
+            "mask_weight": 0.0 if found.source == "wise+box" else score,
             "mask_model": self.model_sha256[:12],
         }
 
@@ -187,9 +191,3 @@ def _decoded(task: LabelTask) -> NDArray[np.bool_]:
         return np.zeros((0, *size), dtype=np.bool_)
     rles = [{"size": size, "counts": p.counts.encode("ascii")} for p in task.proposals]
     return mask_util.decode(rles).transpose(2, 0, 1).astype(np.bool_)
-
-
-def _by_proposal(task: LabelTask, number: int) -> _Found:
-    proposal = task.proposals[number]
-    rle = {"size": [task.height, task.width], "counts": proposal.counts.encode("ascii")}
-    return _Found(rle, float(1 / (1 + np.exp(-proposal.score))), "wise")

@@ -8,11 +8,13 @@ from maskx_d2.splits import (
     COCO_VOC_CLASSES,
     SHAPES_CLASSES,
     ClassSplit,
+    coco_a20b30c30,
     coco_nonvoc2voc,
     coco_random_splits,
     coco_voc2nonvoc,
     load_split,
     random_split,
+    shapes_a18b9c9,
     shapes_a27b9,
 )
 
@@ -171,3 +173,15 @@ def test_random_split_of_any_data_set():
     for size in (0, 10, -1):
         with pytest.raises(ValueError, match="from 1 to 9"):
             random_split(names, size, seed=1)
+
+
+def test_presets_with_image_labels():
+    split = shapes_a18b9c9(SHAPES_CLASSES)
+    assert {k: len(v) for k, v in split.sets.items()} == {"A": 18, "B": 9, "C": 9}
+    assert split.boxes_only == shapes_a27b9(SHAPES_CLASSES).boxes_only
+    assert {name.split()[0] for name in split.with_masks} == set(TEXTURES)
+    assert {name.split()[1] for name in split.with_masks} == set(SHAPES)
+    names = [f"other {i}" for i in range(60)] + sorted(COCO_VOC_CLASSES)
+    sets = coco_a20b30c30(names).indices_of_sets(names)
+    assert sets["A"] == list(range(60, 80))
+    assert sets["B"] == list(range(0, 60, 2)) and sets["C"] == list(range(1, 60, 2))

@@ -6,7 +6,9 @@ from detectron2.data import MetadataCatalog
 
 from maskx_d2.splits import (
     COCO_VOC_CLASSES,
+    SHAPES,
     SHAPES_CLASSES,
+    TEXTURES,
     ClassSplit,
     coco_a20b30c30,
     coco_nonvoc2voc,

@@ -43,7 +43,7 @@ class WiseParameters:
         ValueError: if one is out of its range.
     """
 
-    min_response: float = 0.0
+    min_response: float = 4.0
     max_iou: float = 0.3
     proposals_per_image: int = 100
     grabcut: Parameters = field(default_factory=Parameters)

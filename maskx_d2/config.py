@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from .deepmask.config import add_deepmask_config
+from .image_labels.config import add_image_labels_config
 
 __all__ = ["add_maskx_config"]
 
@@ -13,7 +14,8 @@ def add_maskx_config(cfg: CfgNode) -> None:
     """
     Add ``MODEL.MASKX`` and two keys of ``TEST`` to a detectron2 config, before a file is merged.
 
-    Also ``MODEL.DEEPMASK``, see :func:`~maskx_d2.deepmask.add_deepmask_config`.
+    Also ``MODEL.DEEPMASK``, see :func:`~maskx_d2.deepmask.add_deepmask_config`, and
+    ``MODEL.IMAGE_LABELS``, see :func:`~maskx_d2.image_labels.add_image_labels_config`.
 
     Those of the first take effect with ``MODEL.ROI_HEADS.NAME: MaskXROIHeads`` (or another that
     mixes in :class:`~maskx_d2.modeling.MaskXMixin`) and
@@ -72,3 +74,4 @@ def add_maskx_config(cfg: CfgNode) -> None:
     # those that are evaluated every TEST.EVAL_PERIOD iterations. "" is none.
     cfg.TEST.BEST_CHECKPOINT = ""
     add_deepmask_config(cfg)
+    add_image_labels_config(cfg)

@@ -1,11 +1,13 @@
 """
-Which categories have masks (set A) and which have boxes only (set B).
+Which categories have masks (set A), which have boxes only (set B), and of which only the labels
+of images are known (set C: "there is a zebra in it").
 
 A split is a statement about category **names**, so that it survives another order of the
 categories, or another data set that uses the same names. Only the data and the
 evaluation know about it: the model never does.
 
-Set A and set B are the paper's names ("Learning to Segment Every Thing", section 3).
+Set A and set B are the paper's names ("Learning to Segment Every Thing", section 3); set C
+continues them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from itertools import combinations
 from os import PathLike
 
 import numpy as np
@@ -25,36 +28,43 @@ __all__ = [
     "SHAPES_CLASSES",
     "TEXTURES",
     "ClassSplit",
+    "coco_a20b30c30",
     "coco_nonvoc2voc",
     "coco_random_splits",
     "coco_voc2nonvoc",
     "load_split",
     "random_split",
+    "shapes_a18b9c9",
     "shapes_a27b9",
 ]
+
+_SETS = ("with_masks", "boxes_only", "labels_only")  # A, B and C
 
 
 @dataclass(frozen=True)
 class ClassSplit:
     """
-    A partition of category names into those with masks and those with boxes only.
+    A partition of category names by their supervision: masks, boxes only, or image labels only.
 
     Attributes:
         name: how the split is called in data set names and messages, e.g. ``"voc2nonvoc"``.
         with_masks: set A, the names of the categories whose masks may be used in training.
         boxes_only: set B, the names of the categories that have boxes only.
+        labels_only: set C, the names of the categories of which it is known only in which images
+            they are. Most splits have none.
 
     Raises:
-        ValueError: if a category is in both sets, or set A is empty.
+        ValueError: if a category is in two of the sets, or set A is empty.
     """
 
     name: str
     with_masks: frozenset[str]
     boxes_only: frozenset[str]
+    labels_only: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         # A plain list or set is welcome: what is stored is always a frozenset.
-        for field in ("with_masks", "boxes_only"):
+        for field in _SETS:
             value = getattr(self, field)
             if isinstance(value, str):
                 raise ValueError(
@@ -62,12 +72,13 @@ class ClassSplit:
                     f"not the single string {value!r}; write [{value!r}]."
                 )
             object.__setattr__(self, field, frozenset(value))
-        both = self.with_masks & self.boxes_only
-        if both:
-            raise ValueError(
-                f"split '{self.name}': {_names(both)} in with_masks and in boxes_only; "
-                "a category belongs to one of them."
-            )
+        for one, other in combinations(_SETS, 2):
+            both = getattr(self, one) & getattr(self, other)
+            if both:
+                raise ValueError(
+                    f"split '{self.name}': {_names(both)} in {one} and in {other}; "
+                    "a category belongs to one of them."
+                )
         if not self.with_masks:
             raise ValueError(
                 f"split '{self.name}': with_masks is empty, but the mask branch needs at least "
@@ -88,6 +99,24 @@ class ClassSplit:
         _check_known(name, with_masks, thing_classes)
         return cls(name, with_masks, frozenset(thing_classes) - with_masks)
 
+    @property
+    def sets(self) -> dict[str, frozenset[str]]:
+        """The category names by set: ``"A"`` and ``"B"``, and ``"C"`` where it is not empty."""
+        sets = {"A": self.with_masks, "B": self.boxes_only}
+        return {**sets, "C": self.labels_only} if self.labels_only else sets
+
+    def set_of(self, category: str) -> str:
+        """
+        A category's set: ``"A"``, ``"B"`` or ``"C"``.
+
+        Raises:
+            KeyError: if the split does not name the category.
+        """
+        for letter, names in self.sets.items():
+            if category in names:
+                return letter
+        raise KeyError(f"split '{self.name}' does not name '{category}'.")
+
     def indices(self, thing_classes: Sequence[str]) -> tuple[list[int], list[int]]:
         """
         The positions of A and of B in ``thing_classes``.
@@ -98,34 +127,50 @@ class ClassSplit:
 
         Returns:
             Two ascending lists of contiguous category ids in [0, K), for A and for B.
+            :meth:`labels_only_indices` gives those of C.
 
         Raises:
             ValueError: if the split names a category that the data set does not have, or does
                 not cover one that it has. The sentence names the categories.
         """
-        covered = self.with_masks | self.boxes_only
+        sets = self.indices_of_sets(thing_classes)
+        return sets["A"], sets["B"]
+
+    def labels_only_indices(self, thing_classes: Sequence[str]) -> list[int]:
+        """The positions of C in ``thing_classes``, ascending; see :meth:`indices`."""
+        return self.indices_of_sets(thing_classes).get("C", [])
+
+    def indices_of_sets(self, thing_classes: Sequence[str]) -> dict[str, list[int]]:
+        """The positions of each of :attr:`sets` in ``thing_classes``; see :meth:`indices`."""
+        covered = frozenset().union(*self.sets.values())
         _check_known(self.name, covered, thing_classes)
         uncovered = [c for c in thing_classes if c not in covered]
         if uncovered:
             raise ValueError(
                 f"split '{self.name}' does not say whether {_names(uncovered)} of the data set "
-                "have masks; add each to with_masks or to boxes_only."
+                "have masks; add each to with_masks, to boxes_only or to labels_only."
             )
-        return (
-            [i for i, c in enumerate(thing_classes) if c in self.with_masks],
-            [i for i, c in enumerate(thing_classes) if c in self.boxes_only],
-        )
+        return {
+            letter: [i for i, c in enumerate(thing_classes) if c in names]
+            for letter, names in self.sets.items()
+        }
 
     def swapped(self, name: str | None = None) -> ClassSplit:
-        """The same partition the other way round: masks for B, boxes only for A."""
-        return ClassSplit(name or f"{self.name}_swapped", self.boxes_only, self.with_masks)
+        """
+        The same partition the other way round: masks for B, boxes only for A.
+
+        C stays C, so that the two splits differ in nothing but whose masks are known.
+        """
+        return ClassSplit(
+            name or f"{self.name}_swapped", self.boxes_only, self.with_masks, self.labels_only
+        )
 
 
 def load_split(path: str | PathLike[str]) -> ClassSplit:
     """
     Read a split from a JSON file ``{"name": ..., "with_masks": [...], "boxes_only": [...]}``.
 
-    ``name`` may be left out: it is then the file's stem.
+    ``name`` may be left out: it is then the file's stem. ``"labels_only": [...]`` may be added.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -142,15 +187,15 @@ def load_split(path: str | PathLike[str]) -> ClassSplit:
         raise ValueError(f"category split file '{path}' is not valid JSON: {e}.") from e
     if not isinstance(content, dict):
         raise ValueError(f"category split file '{path}' must hold a JSON object.")
-    known = {"name", "with_masks", "boxes_only"}
+    known = {"name", *_SETS}
     for key in content.keys() - known:
         hint = get_close_matches(key, known, n=1)
         raise ValueError(
             f"category split file '{path}' has an unknown key '{key}'"
             + (f"; did you mean '{hint[0]}'?" if hint else f"; known are {_names(known)}.")
         )
-    for key in ("with_masks", "boxes_only"):
-        value = content.get(key)
+    for key in _SETS:
+        value = content.get(key, [] if key == "labels_only" else None)
         if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
             raise ValueError(
                 f"category split file '{path}' needs the key '{key}' with a list of category names."
@@ -165,6 +210,7 @@ def load_split(path: str | PathLike[str]) -> ClassSplit:
             str(content.get("name", path.stem)),
             frozenset(content["with_masks"]),
             frozenset(content["boxes_only"]),
+            frozenset(content.get("labels_only", ())),
         )
     except ValueError as e:
         raise ValueError(f"category split file '{path}': {e}") from e
@@ -232,6 +278,17 @@ def coco_voc2nonvoc(thing_classes: Sequence[str]) -> ClassSplit:
 def coco_nonvoc2voc(thing_classes: Sequence[str]) -> ClassSplit:
     """The paper's "non-voc → voc": masks for the 60 other categories, boxes for the 20 of VOC."""
     return coco_voc2nonvoc(thing_classes).swapped("nonvoc2voc")
+
+
+def coco_a20b30c30(thing_classes: Sequence[str]) -> ClassSplit:
+    """
+    Masks for the 20 VOC categories, boxes for 30 others and image labels for the other 30.
+
+    Of the 60 that are not VOC's, every second one in the order of ``thing_classes`` has boxes.
+    """
+    others = [c for c in thing_classes if c not in COCO_VOC_CLASSES]
+    boxes_only, labels_only = frozenset(others[::2]), frozenset(others[1::2])
+    return ClassSplit("a20b30c30", COCO_VOC_CLASSES, boxes_only, labels_only)
 
 
 def random_split(
@@ -310,3 +367,18 @@ def shapes_a27b9(thing_classes: Sequence[str]) -> ClassSplit:
         if (s + t) % 4 == 0
     }
     return ClassSplit("a27b9", frozenset(thing_classes) - boxes_only, frozenset(boxes_only))
+
+
+def shapes_a18b9c9(thing_classes: Sequence[str]) -> ClassSplit:
+    """
+    Boxes only for 9 of the 36 combinations, those of :func:`shapes_a27b9`, and image labels only
+    for 9 others.
+
+    Each shape and each texture is seen with masks.
+    """
+    sets: dict[int, set[str]] = {remainder: set() for remainder in range(4)}
+    for s, shape in enumerate(SHAPES):
+        for t, texture in enumerate(TEXTURES):
+            sets[(s + t) % 4].add(f"{texture} {shape}")
+    with_masks = frozenset(thing_classes) - sets[0] - sets[2]
+    return ClassSplit("a18b9c9", with_masks, frozenset(sets[0]), frozenset(sets[2]))

@@ -1,4 +1,8 @@
-"""Pictures of instances: categories with masks (A) in green, with boxes only (B) in red."""
+"""
+Pictures of instances, whose colour and outline say what was known of their category in training.
+
+Masks (A): green, solid boxes; boxes only (B): red, dashed; image labels only (C): violet, dotted.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,18 @@ from detectron2.utils.visualizer import Visualizer
 from numpy.typing import NDArray
 
 from .data import has_mask
+from .splits import ClassSplit
 
-__all__ = ["COLOR_A", "COLOR_B", "draw_annotations", "draw_instances", "readable_scale"]
+__all__ = ["SET_COLORS", "draw_annotations", "draw_instances", "readable_scale"]
 
-COLOR_A = (0.05, 0.70, 0.20)  # green and red as in the paper's figures, RGB in [0, 1]
-COLOR_B = (0.90, 0.10, 0.10)
+#: Set → RGB in [0, 1]: green and red as in the paper's figures, as far as that goes with colours
+#: that also differ for people who are colour-blind. Simulated (Machado, Oliveira and Fernandes
+#: 2009), over a grey image, each two are more than 25 apart in CIELAB for deuteranopia, protanopia
+#: and tritanopia; a pure green and a pure red would be 7.
+SET_COLORS = {"A": (0.0, 0.6, 0.5), "B": (0.9, 0.25, 0.0), "C": (0.4, 0.3, 1.0)}
+
+# Of boxes: a second cue, for prints without colours as well.
+_LINE_STYLES = {SET_COLORS["A"]: "-", SET_COLORS["B"]: "--", SET_COLORS["C"]: ":"}
 
 _Image = NDArray[np.uint8]
 
@@ -41,7 +52,7 @@ def draw_instances(
             ``gt_masks`` and ``gt_has_mask``) on the same (H, W). Of a target, instances without a
             mask are drawn as boxes and labelled "no mask".
         metadata: of the data set: ``thing_classes``, and ``class_split`` for the colours; without
-            a split everything is green.
+            a split everything is as of set A.
         min_score: predictions below it are left out.
         labels: whether to write category names and scores.
         scale: size of the picture relative to the image; None: small images are enlarged until
@@ -102,11 +113,21 @@ def readable_scale(image: _Image) -> float:
 
 
 class _Visualizer(Visualizer):
-    """Detectron2's, with labels inside the picture and below those that they would cover."""
+    """
+    Detectron2's, with labels inside the picture and below those that they would cover, and with a
+    line style for each colour.
+    """
 
     def __init__(self, image: _Image, metadata: Metadata, *, scale: float) -> None:
         super().__init__(image, metadata, scale=scale)
         self._labels: list[Any] = []  # where they are, in pixels of the picture, y upwards
+
+    def draw_box(
+        self, box_coord: Any, alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-"
+    ) -> Any:
+        """See :meth:`Visualizer.draw_box`."""
+        line_style = _LINE_STYLES.get(edge_color, line_style)
+        return super().draw_box(box_coord, alpha, edge_color, line_style)
 
     def draw_text(self, text: str, position: Any, **kwargs: Any) -> Any:
         """See :meth:`Visualizer.draw_text`."""
@@ -136,6 +157,11 @@ class _Visualizer(Visualizer):
         return output
 
 
+def _set_of(name: str, split: ClassSplit | None) -> str:
+    """The set of a category; A without a split, or if the split doesn't name it."""
+    return next((s for s, names in (split.sets if split else {}).items() if name in names), "A")
+
+
 def _target_masks(instances: Instances) -> list[Any] | None:
     if not instances.has("gt_masks"):
         return None
@@ -161,7 +187,7 @@ def _draw(
     thing_classes = metadata.get("thing_classes") or []
     # A model may have more categories than its data set names.
     names = [thing_classes[c] if c < len(thing_classes) else f"category {c}" for c in classes]
-    colors = [COLOR_B if split and n in split.boxes_only else COLOR_A for n in names]
+    colors = [SET_COLORS[_set_of(n, split)] for n in names]
     texts = [f"{n} {s:.0%}" for n, s in zip(names, scores)] if scores is not None else list(names)
     visualizer = _Visualizer(image, metadata, scale=scale)
     masked = [i for i in range(len(boxes)) if masks is not None and masks[i] is not None]

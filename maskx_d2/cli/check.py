@@ -15,6 +15,7 @@ from tabulate import tabulate
 from .._counted import counted
 from ..data.check import CheckReport, check_coco_json, check_dataset_dicts
 from ..data.findings import KINDS, Finding
+from ..splits import ClassSplit
 from .sources import SPLITS, Source, find_source
 
 __all__ = ["add_parser"]
@@ -25,8 +26,8 @@ examples:
   maskx check coco_2017_train_voc2nonvoc
 
 The exit status is 0 where there is no error, 1 where there is one, and 2 where there is nothing
-to check. Sets: A: all instances of the category have a mask; B: none has; mixed: some have.
-Crowd regions are neither boxes nor masks.
+to check. Sets: A: all instances of the category have a mask; B: none has; mixed: some have; C: it
+has no instance, but images are labelled with it. Crowd regions are neither boxes nor masks.
 """
 
 
@@ -110,25 +111,40 @@ def _describe(args: argparse.Namespace, source: Source, report: CheckReport) -> 
 
 
 def _table(report: CheckReport, drops: bool) -> str:
-    """The categories that have an instance, the most frequent first."""
+    """The categories that have an instance or a label, the most frequent first."""
     summary, split = report.summary, report.split
+    labelled = bool(summary.labels.any())
     rows = []
-    for name, boxes, masks, of_set in sorted(
-        zip(summary.thing_classes, summary.boxes.tolist(), summary.masks.tolist(), summary.sets),
-        key=lambda row: (-row[1], row[0]),
+    for name, boxes, masks, labels, of_set in sorted(
+        zip(
+            summary.thing_classes,
+            summary.boxes.tolist(),
+            summary.masks.tolist(),
+            summary.labels.tolist(),
+            summary.sets,
+        ),
+        key=lambda row: (-row[1], -row[3], row[0]),
     ):
-        if not boxes:
+        if not boxes and not labels:
             continue
-        row = [name, boxes, masks, f"{100 * masks / boxes:.1f} %", of_set]
+        share = f"{100 * masks / boxes:.1f} %" if boxes else ""
+        row = [name, boxes, masks, share, *([labels or ""] if labelled else []), of_set]
         if split is not None:
-            in_b = name in split.boxes_only
-            row += ["B" if in_b else "A", *([masks if in_b and masks else ""] if drops else [])]
+            row += [split.set_of(name), *([_dropped(split, name, boxes, masks)] if drops else [])]
         rows.append(row)
-    headers = ["category", "boxes", "masks", "share", "set"]
+    headers = ["category", "boxes", "masks", "share", *(["labels"] if labelled else []), "set"]
     if split is not None:
         headers += [split.name, *(["to drop"] if drops else [])]
-    align = ["left", "right", "right", "right", "left", "left", "right"]
-    return tabulate(rows, headers, colalign=align[: len(headers)] if rows else None)
+    right = {"boxes", "masks", "share", "labels", "to drop"}
+    align = ["right" if header in right else "left" for header in headers]
+    return tabulate(rows, headers, colalign=align if rows else None)
+
+
+def _dropped(split: ClassSplit, name: str, boxes: int, masks: int) -> int | str:
+    """What a training on the split drops of a category: masks, or boxes with what they have."""
+    if name in split.labels_only and boxes:
+        return counted(boxes, "box", "boxes")
+    return masks if name in split.boxes_only and masks else ""
 
 
 def _remarks(source: Source, report: CheckReport) -> list[str]:
@@ -137,11 +153,13 @@ def _remarks(source: Source, report: CheckReport) -> list[str]:
         remarks.append(f"{counted(report.summary.crowds, 'crowd region')} not counted.")
     if report.split is not None:
         masks = counted(report.masks_of_boxes_only, "mask")
-        what = f"{masks} of set B of split '{report.split.name}'"
-        if source.keeps_masks_of_boxes_only:
-            remarks.append(f"{what} kept, for evaluation.")
-        else:
-            remarks.append(f"{what} will be dropped in training.")
+        what = [f"{masks} of set B of split '{report.split.name}'"]
+        if report.split.labels_only:
+            boxes = counted(report.boxes_of_labels_only, "box", "boxes")
+            what.append(f"{boxes} of set C of split '{report.split.name}'")
+        kept = source.keeps_masks_of_boxes_only
+        fate = "kept, for evaluation" if kept else "will be dropped in training"
+        remarks += [f"{each} {fate}." for each in what]
     if source.json_file is not None and source.image_root is None:
         remarks.append("Image files were not looked for: no --image-root.")
     return remarks

@@ -49,8 +49,9 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "predict",
         help="draw predictions on images and videos, or write them as a COCO file",
-        description="Draw a trained model's predictions: categories with masks (A) in green, with "
-        "boxes only (B) in red. With --dataset, ground truth stands beside them.",
+        description="Draw a trained model's predictions: categories that had masks in training (A) "
+        "in green, boxes only (B) in red and dashed, image labels only (C) in violet and dotted. "
+        "With --dataset, ground truth stands beside them.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(

@@ -42,7 +42,8 @@ def add_parser(commands: Any) -> None:
         help="draw training samples after augmentation",
         description="Draw what a training will see: images and instances after augmentation. "
         "Instances that teach the mask head have their mask drawn; the others are boxes, labelled "
-        '"no mask". Categories with masks (A) are green, with boxes only (B) red.',
+        '"no mask". Categories with masks (A) are green, with boxes only (B) red and '
+        "dashed.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--config-file", required=True, help="the config, .yaml or .py")

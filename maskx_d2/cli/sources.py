@@ -11,12 +11,25 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from ..data.check import Split
-from ..splits import coco_nonvoc2voc, coco_voc2nonvoc, load_split, shapes_a27b9
+from ..splits import (
+    coco_a20b30c30,
+    coco_nonvoc2voc,
+    coco_voc2nonvoc,
+    load_split,
+    shapes_a18b9c9,
+    shapes_a27b9,
+)
 
 __all__ = ["SPLITS", "Source", "add_file_arguments", "find_source"]
 
 #: The presets that ``--split`` knows by name.
-SPLITS = {"voc2nonvoc": coco_voc2nonvoc, "nonvoc2voc": coco_nonvoc2voc, "a27b9": shapes_a27b9}
+SPLITS = {
+    "voc2nonvoc": coco_voc2nonvoc,
+    "nonvoc2voc": coco_nonvoc2voc,
+    "a20b30c30": coco_a20b30c30,
+    "a27b9": shapes_a27b9,
+    "a18b9c9": shapes_a18b9c9,
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Of each annotation a few numbers are kept, so that a data set of any size takes 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,8 @@ class AnnotationChecker:
         self._masks_of_image = np.zeros(num_images, dtype=np.int32)
         self._crowds_of_image = np.zeros(num_images, dtype=np.int32)
         self._annotated = np.zeros(num_images, dtype=np.bool_)
+        # The labels of an image for which no annotation of it has come yet.
+        self._only_labelled: dict[int, set[int]] = {}
         # Of all annotations: the id where it is an integer, and the image; of all instances: what
         # makes them the same, hashed to 64 bits (of a million, two different ones share it once
         # in 10⁷ data sets), the image, and the position of the id.
@@ -125,6 +127,14 @@ class AnnotationChecker:
         """Say that an image has an annotation, though one that can't be checked."""
         self._annotated[image] = True
 
+    def add_labels(self, image: int, categories: Iterable[int]) -> None:
+        """Say which categories an image is labelled with, before any annotation is added."""
+        self._only_labelled[image] = set(categories)
+
+    def labels_without_boxes(self) -> list[tuple[int, int]]:
+        """(image, category), by position, of each label that no annotation added so far is of."""
+        return [(i, c) for i, labels in sorted(self._only_labelled.items()) for c in sorted(labels)]
+
     def add(
         self,
         image: int,
@@ -146,6 +156,8 @@ class AnnotationChecker:
             annotation_id: what findings call it.
         """
         self._annotated[image] = True
+        if image in self._only_labelled:
+            self._only_labelled[image].discard(category)
         number = len(self._batch)
         count = append_numbers(self._boxes, box)
         if count != 4:
@@ -279,6 +291,10 @@ class AnnotationChecker:
         self._check_batch()
         self._check_duplicates()
         images, crowds = self._images, self._crowds_of_image
+        labels_of_class = np.zeros(len(self._thing_classes), dtype=np.int64)
+        for image, category in self.labels_without_boxes():
+            labels_of_class[category] += 1
+            self._annotated[image] = True
         for i in np.flatnonzero((crowds > 0) & (self._boxes_of_image == 0)):
             message = f"the image has no instance; its crowd regions ({crowds[i]}) teach nothing."
             self._find("crowd_only_image", message, int(i), None)
@@ -298,6 +314,7 @@ class AnnotationChecker:
             self._thing_classes,
             self._boxes_of_class,
             self._masks_of_class,
+            labels_of_class,
             num_images=len(images),
             images_without_boxes=int((self._boxes_of_image == 0).sum()),
             images_without_masks=int(unmasked.sum()),

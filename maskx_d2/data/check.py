@@ -16,10 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .._counted import counted
 from ..splits import ClassSplit
 from .annotation_checks import AnnotationChecker, ImageList
 from .coco_reader import read_section
 from .findings import CheckReport, Finding, FindingLog
+from .image_labels import labels_of_entry
 from .mask_extents import append_numbers
 from .partial_masks import mask_weight
 from .supervision import SupervisionSummary
@@ -54,9 +56,11 @@ def check_coco_json(
     """
     log = FindingLog()
     classes, category_positions = _read_categories(json_file, log, progress)
-    images, image_positions = _read_images(json_file, log, progress)
+    images, image_positions, labels = _read_images(json_file, category_positions, log, progress)
     _check_files(images, image_root, log, progress)
     checker = AnnotationChecker(images, classes, log)
+    for position, categories in labels.items():
+        checker.add_labels(position, categories)
     for annotation in read_section(json_file, "annotations", progress=progress):
         annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
         image = _position(image_positions, image_id)
@@ -93,7 +97,7 @@ def check_coco_json(
             bool(annotation.get("iscrowd")),
             annotation_id,
         )
-    return _finish(checker.finish(), split, log)
+    return _finish(checker, images, split, log)
 
 
 def check_dataset_dicts(
@@ -132,7 +136,10 @@ def check_dataset_dicts(
     _check_files(images, "", log, progress=False)
     names = _check_names(thing_classes, log)
     checker = AnnotationChecker(images, names, log)
+    positions = {i: i for i in range(len(names))}
     for position, record in enumerate(records):
+        labels = _labels(record, positions, log, images.ids[position], images.file_names[position])
+        checker.add_labels(position, labels)
         for annotation in record.get("annotations", ()):
             category = annotation.get("category_id")
             if not isinstance(category, int) or not 0 <= category < len(names):
@@ -153,7 +160,7 @@ def check_dataset_dicts(
                 annotation.get("segmentation"),
                 bool(annotation.get("iscrowd")),
             )
-    return _finish(checker.finish(), split, log)
+    return _finish(checker, images, split, log)
 
 
 _IMAGE_TWICE = "the image's id is used before; give each its own."
@@ -200,10 +207,25 @@ def _check_names(names: Iterable[str], log: FindingLog) -> list[str]:
     return listed
 
 
+def _labels(
+    image: dict[str, Any], contiguous: dict[Any, int], log: FindingLog, image_id: Any, file: Any
+) -> list[int]:
+    try:
+        return labels_of_entry(image, contiguous)
+    except ValueError as e:
+        log.add("image_labels", str(e), image_id, file_name=file)
+        return []
+
+
 def _read_images(
-    json_file: str | os.PathLike[str], log: FindingLog, progress: bool
-) -> tuple[ImageList, dict[Any, int]]:
+    json_file: str | os.PathLike[str],
+    category_positions: dict[Any, int],
+    log: FindingLog,
+    progress: bool,
+) -> tuple[ImageList, dict[Any, int], dict[int, list[int]]]:
+    """The images, the position of each id, and the labels of each position that has any."""
     images = ImageList()
+    labels: dict[int, list[int]] = {}
     positions: dict[Any, int] = {}
     for image in read_section(json_file, "images", progress=progress):
         image_id, file_name = image.get("id"), image.get("file_name")
@@ -227,9 +249,12 @@ def _read_images(
             )
             log.add("image_entry", message, image_id, file_name=known_name)
             size = array("d", (math.nan, math.nan))
+        if "image_labels" in image:
+            of_image = _labels(image, category_positions, log, image_id, known_name)
+            labels[len(images)] = of_image
         positions[image_id] = len(images)
         images.add(image_id, known_name or "", *size)
-    return images, positions
+    return images, positions, labels
 
 
 def _check_files(
@@ -268,8 +293,29 @@ def _xywh(annotation: dict[str, Any]) -> Any:
     return box
 
 
-def _finish(summary: SupervisionSummary, split: Split | None, log: FindingLog) -> CheckReport:
-    """Check what the counts and the split show."""
+def _finish(
+    checker: AnnotationChecker, images: ImageList, split: Split | None, log: FindingLog
+) -> CheckReport:
+    """Check what all annotations, the counts and the split show."""
+    summary = checker.finish()
+    class_split = _check_split(summary, split, log)
+    labels_only = frozenset() if class_split is None else class_split.labels_only
+    for image, category in checker.labels_without_boxes():
+        name = summary.thing_classes[category]
+        if summary.boxes[category] and name not in labels_only:
+            message = (
+                f"the image is labelled '{name}' and has no box of it, though other images have; "
+                "a detector would learn that there is none. Add the boxes, or put the category "
+                "into the split's labels_only."
+            )
+            log.add("label_without_box", message, images.ids[image], None, images.file_names[image])
+    return log.report(summary, class_split)
+
+
+def _check_split(
+    summary: SupervisionSummary, split: Split | None, log: FindingLog
+) -> ClassSplit | None:
+    """Check what the counts and the split show; the split, if it fits."""
     names = summary.thing_classes
     for name, boxes, masks, of_set in zip(names, summary.boxes, summary.masks, summary.sets):
         if of_set == "mixed":
@@ -282,14 +328,21 @@ def _finish(summary: SupervisionSummary, split: Split | None, log: FindingLog) -
         message = f"{len(empty)} of {len(names)} categories have no instance: {shown}{more}."
         log.add("category_without_instances", message)
     if split is None:
-        return log.report(summary, None)
+        return None
     try:
         class_split = split if isinstance(split, ClassSplit) else split(names)
-        with_masks, _ = class_split.indices(names)
+        with_masks, boxes_only = class_split.indices(names)
     except ValueError as e:
         log.add("split_names", str(e))
-        return log.report(summary, None)
+        return None
     sets = summary.sets
+    for i in [*with_masks, *boxes_only]:
+        if sets[i] == "C":
+            message = (
+                f"split '{class_split.name}' says that '{names[i]}' has boxes, but of it there are "
+                f"only {counted(int(summary.labels[i]), 'image label')}; put it into labels_only."
+            )
+            log.add("split_without_boxes", message)
     for i in with_masks:
         if sets[i] == "B":
             message = (
@@ -297,4 +350,4 @@ def _finish(summary: SupervisionSummary, split: Split | None, log: FindingLog) -
                 f"{summary.boxes[i]} instances has one."
             )
             log.add("split_without_masks", message)
-    return log.report(summary, class_split)
+    return class_split

@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 
 from .coco_reader import read_images, read_section
+from .image_labels import keep_labels_only, labels_of_entry
 from .partial_masks import has_mask, mask_weight, usable_polygons
 
 __all__ = ["add_annotations", "is_box", "load_coco_json"]
@@ -36,6 +37,7 @@ def load_coco_json(
     categories: Mapping[int, str],
     *,
     boxes_only: Collection[int] = (),
+    labels_only: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """
     Read a COCO instances file; what detectron2's :func:`load_coco_json` gives, and no box lost.
@@ -46,15 +48,20 @@ def load_coco_json(
         categories: the file's category names by id, see :func:`read_categories`.
         boxes_only: contiguous ids of the categories whose masks are not wanted (set B). They
             never take memory.
+        labels_only: contiguous ids of the categories whose boxes are not wanted either (set C).
+            Of their annotations it is kept that the category is in the image.
 
     Returns:
         dataset dicts in the order of the image ids. Instances without a usable mask have no
         ``segmentation`` key; each has the file's annotation id under ``id``, and masks that count
-        less than others their ``mask_weight``.
+        less than others their ``mask_weight``. All have ``image_labels``, see
+        :mod:`~maskx_d2.data.image_labels`, if there are ``labels_only``, or an image of the file
+        says ``image_labels`` (a list of the file's category ids); else none has.
 
     Raises:
-        ValueError: if an annotation can't be used; it says which, and why.
+        ValueError: if an annotation or an image can't be used; it says which, and why.
     """
+    contiguous = _contiguous(categories)
     with _without_garbage_collection():
         records = {}
         for image in read_images(json_file, progress=comm.is_main_process()):
@@ -65,7 +72,15 @@ def load_coco_json(
                 "image_id": image["id"],
                 "annotations": [],
             }
-    return add_annotations(records, json_file, categories, boxes_only=boxes_only)
+            if "image_labels" in image:
+                try:
+                    labels = labels_of_entry(image, contiguous)
+                except ValueError as e:
+                    raise ValueError(f"{json_file}: image {image['id']}: {e}") from e
+                records[image["id"]]["image_labels"] = labels
+    return add_annotations(
+        records, json_file, categories, boxes_only=boxes_only, labels_only=labels_only
+    )
 
 
 def add_annotations(
@@ -74,18 +89,23 @@ def add_annotations(
     categories: Mapping[int, str],
     *,
     boxes_only: Collection[int] = (),
+    labels_only: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """
     Read the annotations of a file whose images have been read.
 
     Args:
         records: dataset dicts by image id, to whose ``annotations`` the file's are added.
-        json_file, categories, boxes_only: see :func:`load_coco_json`, also for errors.
+        json_file, categories, boxes_only, labels_only: see :func:`load_coco_json`, also for
+            errors.
 
     Returns:
         the dataset dicts in the order of the image ids.
     """
-    contiguous = {category_id: i for i, category_id in enumerate(sorted(categories))}
+    contiguous = _contiguous(categories)
+    without_boxes = frozenset(labels_only)
+    without_masks = without_boxes.union(boxes_only)
+    labelled = bool(labels_only) or any("image_labels" in r for r in records.values())
     with _without_garbage_collection():
         ids, orphans = array("q"), []
         for annotation in read_section(json_file, "annotations", progress=comm.is_main_process()):
@@ -93,19 +113,27 @@ def add_annotations(
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"
             )
-            instance = _instance(annotation, contiguous, boxes_only, where)
+            instance = _instance(annotation, contiguous, without_masks, where)
             ids.append(instance["id"])
-            if annotation.get("image_id") in records:
-                records[annotation["image_id"]]["annotations"].append(instance)
-            else:
+            record = records.get(annotation.get("image_id"))
+            if record is None:
                 orphans.append(instance["id"])
+            elif instance["category_id"] in without_boxes:
+                record.setdefault("image_labels", []).append(instance["category_id"])
+            else:
+                record["annotations"].append(instance)
     _check_unique(ids, json_file)
     if orphans:
         logger.warning(
             f"{json_file}: {len(orphans)} annotations belong to images that are not in the file "
             f"and are left out, such as annotation {orphans[0]}."
         )
-    return [records[image_id] for image_id in sorted(records)]
+    dataset_dicts = [records[image_id] for image_id in sorted(records)]
+    return keep_labels_only(dataset_dicts) if labelled else dataset_dicts
+
+
+def _contiguous(categories: Mapping[int, str]) -> dict[int, int]:
+    return {category_id: i for i, category_id in enumerate(sorted(categories))}
 
 
 def _instance(

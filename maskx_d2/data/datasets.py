@@ -1,8 +1,8 @@
 """
-Data sets of which some categories have boxes only, made from any registered data set.
+Data sets of which some categories have boxes or image labels only, made from any other.
 
-Which masks a training may see is decided by the data set's name in ``cfg.DATASETS.TRAIN`` and by
-nothing else, as in ``coco_2017_train_voc2nonvoc``.
+Which masks and boxes a training may see is decided by the data set's name in
+``cfg.DATASETS.TRAIN`` and by nothing else, as in ``coco_2017_train_voc2nonvoc``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from detectron2.utils.file_io import PathManager
 from ..splits import ClassSplit, load_split
 from .coco_json import load_coco_json
 from .coco_reader import read_categories
+from .image_labels import keep_labels_only
 from .lvis_json import load_lvis_json
 from .partial_masks import drop_masks
 from .supervision import SupervisionSummary
@@ -69,9 +70,10 @@ def register_partial(
     """
     Register ``base`` a second time, as a data set in which only set A of ``split`` has masks.
 
-    The data set loads as ``base`` does, whatever its format, and every box stays. The masks of
-    set B are dropped while it loads, so no training on ``name`` can see them; those of a COCO
-    JSON file never take memory.
+    The data set loads as ``base`` does, whatever its format, and every box of A and B stays. The
+    masks of set B are dropped while it loads, so no training on ``name`` can see them; those of a
+    COCO JSON file never take memory. Where the split has a set C, the boxes of C are dropped as
+    well, no image is, and each has ``image_labels``; see :mod:`~maskx_d2.data.image_labels`.
 
     Args:
         name: the new data set's name, for ``cfg.DATASETS``.
@@ -81,8 +83,9 @@ def register_partial(
             :func:`~maskx_d2.splits.load_split` reads. None if masks are missing here and there
             and not by category: nothing is dropped, and every box of a COCO JSON file stays,
             also those that detectron2's loader drops for a mask of fewer than 3 points.
-        keep_masks: for data sets to evaluate on: the masks of B stay, and the split only tells
-            the evaluator and the visualiser which categories are A and B.
+        keep_masks: for data sets to evaluate on: the masks of B stay, the boxes and masks of C
+            too, and the split only tells the evaluator and the visualiser which categories are
+            A, B and C.
 
     Raises:
         ValueError: if ``name`` is taken; when the data set is loaded, if the split and the
@@ -188,24 +191,34 @@ def _load_partial(
     else:
         dataset_dicts: list[dict[str, Any]] = DatasetCatalog.get(base)
     _inherit_metadata(name, base, split)
-    unwanted = () if split is None or keep_masks else _boxes_only(name, base)
+    sets = {} if split is None else _sets(name, base)
+    without_masks, without_boxes = (
+        ((), ()) if keep_masks else (sets.get("B", ()), sets.get("C", ()))
+    )
     if load_json is None:
-        return drop_masks(dataset_dicts, unwanted)
-    metadata = MetadataCatalog.get(base)
-    json_file = PathManager.get_local_path(metadata.json_file)
-    return load_json(json_file, metadata.image_root, categories, boxes_only=unwanted)
+        dataset_dicts = drop_masks(dataset_dicts, without_masks)
+    else:
+        metadata = MetadataCatalog.get(base)
+        dataset_dicts = load_json(
+            PathManager.get_local_path(metadata.json_file),
+            metadata.image_root,
+            categories,
+            boxes_only=without_masks,
+            labels_only=without_boxes,
+        )
+    return keep_labels_only(dataset_dicts, without_boxes) if "C" in sets else dataset_dicts
 
 
-def _boxes_only(name: str, base: str) -> Sequence[int]:
-    """The contiguous ids of set B."""
+def _sets(name: str, base: str) -> dict[str, list[int]]:
+    """The contiguous ids of set A, of set B, and of set C where there is one."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("class_split") is None:
         raise ValueError(
             f"data set '{base}' does not name its categories; set "
             f"MetadataCatalog.get('{base}').thing_classes before '{name}' is used."
         )
-    _, boxes_only = metadata.class_split.indices(metadata.thing_classes)
-    return boxes_only
+    sets: dict[str, list[int]] = metadata.class_split.indices_of_sets(metadata.thing_classes)
+    return sets
 
 
 # What registers a JSON file and nothing more → what reads it here

@@ -16,6 +16,7 @@ __all__ = ["KINDS", "CheckReport", "Finding", "FindingLog"]
 KINDS: Mapping[str, tuple[str, str]] = {
     "image_entry": ("error", "images without a usable id, file name or size"),
     "duplicate_image_id": ("error", "image ids used twice"),
+    "image_labels": ("error", "image labels that are no categories"),
     "image_folder_missing": ("error", "image folder missing"),
     "image_file_missing": ("error", "image files missing"),
     "category_entry": ("error", "categories without a usable id or name"),
@@ -34,6 +35,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "mask_weight": ("error", "mask weights that are not from 0 to 1"),
     "split_names": ("error", "split and data set disagree about categories"),
     "split_without_masks": ("error", "categories that should have masks and have none"),
+    "split_without_boxes": ("error", "categories that should have boxes and have image labels"),
     "no_usable_polygon": ("warning", "boxes that detectron2's COCO loader drops for their mask"),
     "short_polygon": ("warning", "masks of which a part has fewer than 3 points"),
     "empty_mask": ("warning", "masks without a pixel"),
@@ -42,6 +44,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "mask_box_mismatch": ("warning", "masks whose box is a different one"),
     "duplicate_instance": ("warning", "instances annotated twice"),
     "duplicate_category_name": ("warning", "category names used twice"),
+    "label_without_box": ("warning", "image labels of categories that have boxes elsewhere"),
     "crowd_only_image": ("warning", "images with crowd regions only"),
     "mixed_category": ("note", "categories of which some instances have masks"),
     "category_without_instances": ("note", "categories without an instance"),
@@ -150,6 +153,14 @@ class CheckReport:
         _, boxes_only = self.split.indices(self.summary.thing_classes)
         return int(self.summary.masks[boxes_only].sum())
 
+    @property
+    def boxes_of_labels_only(self) -> int:
+        """The boxes of the split's set C, which a training on the split drops; 0 without one."""
+        if self.split is None:
+            return 0
+        labels_only = self.split.labels_only_indices(self.summary.thing_classes)
+        return int(self.summary.boxes[labels_only].sum())
+
     def to_json(self) -> dict[str, Any]:
         """All of it, in types that :mod:`json` writes."""
         summary = self.summary
@@ -159,6 +170,9 @@ class CheckReport:
                 summary.thing_classes, summary.boxes, summary.masks, summary.sets
             )
         ]
+        if summary.labels.any():
+            for category, labels in zip(categories, summary.labels):
+                category["labels"] = int(labels)
         content: dict[str, Any] = {
             "ok": self.ok,
             "errors": self.count("error"),
@@ -173,8 +187,10 @@ class CheckReport:
         if self.split is not None:
             content["split"] = self.split.name
             content["masks_of_boxes_only"] = self.masks_of_boxes_only
+            if self.split.labels_only:
+                content["boxes_of_labels_only"] = self.boxes_of_labels_only
             for category in categories:
-                category["split"] = "A" if category["name"] in self.split.with_masks else "B"
+                category["split"] = self.split.set_of(category["name"])
         return {
             **content,
             "categories": categories,

@@ -26,6 +26,7 @@ def load_lvis_json(
     categories: Mapping[int, str],
     *,
     boxes_only: Collection[int] = (),
+    labels_only: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """
     Read a file in LVIS's format; what detectron2's :func:`load_lvis_json` gives.
@@ -37,6 +38,7 @@ def load_lvis_json(
         categories: the categories' names by id. The ids' order is that of the contiguous ids.
         boxes_only: contiguous ids of the categories whose masks are not wanted (set B). They
             never take memory.
+        labels_only: contiguous ids of the categories whose boxes are not wanted either (set C).
 
     Returns:
         dataset dicts in the order of the image ids, with ``neg_category_ids`` and
@@ -62,7 +64,9 @@ def load_lvis_json(
             "not_exhaustive_category_ids": image.get("not_exhaustive_category_ids", []),
             "annotations": [],
         }
-    return add_annotations(records, json_file, categories, boxes_only=boxes_only)
+    return add_annotations(
+        records, json_file, categories, boxes_only=boxes_only, labels_only=labels_only
+    )
 
 
 def _file_name(image: Mapping[str, Any], json_file: str) -> str:

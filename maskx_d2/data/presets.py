@@ -13,10 +13,12 @@ from detectron2.data.datasets import register_coco_instances
 from ..splits import (
     SHAPES_CLASSES,
     ClassSplit,
+    coco_a20b30c30,
     coco_nonvoc2voc,
     coco_random_splits,
     coco_voc2nonvoc,
     load_split,
+    shapes_a18b9c9,
     shapes_a27b9,
 )
 from .dataset_file import ENVIRONMENT_VARIABLE, register_datasets_of_file
@@ -34,9 +36,10 @@ _TRAINING, _EVALUATION = False, True  # evaluation keeps the masks of B
 _COCO_SPLITS = {
     "voc2nonvoc": coco_voc2nonvoc,
     "nonvoc2voc": coco_nonvoc2voc,
+    "a20b30c30": coco_a20b30c30,
     **coco_random_splits(),
 }
-_SHAPES_SPLITS = {"a27b9": shapes_a27b9}
+_SHAPES_SPLITS = {"a27b9": shapes_a27b9, "a18b9c9": shapes_a18b9c9}
 
 # base data set → what it is used for, and its splits
 _PRESETS: dict[str, tuple[bool, dict[str, SplitFunction]]] = {

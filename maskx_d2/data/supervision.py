@@ -1,7 +1,8 @@
 """
 How much of a data set has masks: what partial supervision looks like, category by category.
 
-It is counted, never declared: a category belongs to set A because its instances have masks.
+It is counted, never declared: a category belongs to set A because its instances have masks, and to
+set C because images are labelled with it and none has an instance of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAMES_SHOWN = 5  # of mixed categories, in a message of one line
 @dataclass(frozen=True, eq=False)
 class SupervisionSummary:
     """
-    The numbers of boxes and masks of a data set.
+    The numbers of boxes, masks and image labels of a data set.
 
     Crowd regions (``iscrowd``) are counted on their own and nowhere else: they are neither boxes
     nor masks here, because a training uses neither.
@@ -33,25 +34,28 @@ class SupervisionSummary:
         thing_classes: the names of the K categories.
         boxes: (K,) integers, each category's instances.
         masks: (K,) integers, those of them that have a mask.
+        labels: (K,) integers, the images that are labelled with the category and have no
+            annotation of it, see :mod:`~maskx_d2.data.image_labels`.
         num_images: how many images there are.
         images_without_boxes: how many of them have no instance.
         images_without_masks: how many of them have instances, none of which has a mask.
         crowds: how many crowd regions there are.
 
     Raises:
-        ValueError: if ``boxes`` or ``masks`` are not one number a category.
+        ValueError: if ``boxes``, ``masks`` or ``labels`` are not one number a category.
     """
 
     thing_classes: tuple[str, ...]
     boxes: npt.NDArray[np.int64]
     masks: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
     num_images: int
     images_without_boxes: int
     images_without_masks: int
     crowds: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("boxes", "masks"):
+        for field in ("boxes", "masks", "labels"):
             shape = getattr(self, field).shape
             if shape != (len(self.thing_classes),):
                 raise ValueError(
@@ -71,14 +75,15 @@ class SupervisionSummary:
             thing_classes: names of the K categories, ``category_id`` being their position.
 
         Raises:
-            ValueError: if an annotation's ``category_id`` is not in [0, K).
+            ValueError: if an annotation's ``category_id``, or a label, is not in [0, K).
         """
         num_classes = len(thing_classes)
-        boxes, masks = [0] * num_classes, [0] * num_classes
+        boxes, masks, labels = ([0] * num_classes for _ in range(3))
         num_images = without_boxes = without_masks = crowds = 0
         for record in dataset_dicts:
             num_images += 1
             boxes_here = masks_here = 0
+            only_labelled = set(record.get("image_labels", ()))
             for annotation in record.get("annotations", ()):
                 category = annotation["category_id"]
                 if not 0 <= category < num_classes:
@@ -87,6 +92,7 @@ class SupervisionSummary:
                         f"{category}, but there are {num_classes} categories; category_id must "
                         "be a position in thing_classes."
                     )
+                only_labelled.discard(category)
                 if annotation.get("iscrowd", 0):
                     crowds += 1
                     continue
@@ -95,12 +101,21 @@ class SupervisionSummary:
                 masks[category] += masked
                 boxes_here += 1
                 masks_here += masked
+            for category in only_labelled:
+                if not 0 <= category < num_classes:
+                    raise ValueError(
+                        f"image '{record.get('file_name')}' has the image label {category}, but "
+                        f"there are {num_classes} categories; labels must be positions in "
+                        "thing_classes."
+                    )
+                labels[category] += 1
             without_boxes += boxes_here == 0
             without_masks += boxes_here > 0 and masks_here == 0
         return cls(
             tuple(thing_classes),
             np.array(boxes, dtype=np.int64),
             np.array(masks, dtype=np.int64),
+            np.array(labels, dtype=np.int64),
             num_images,
             without_boxes,
             without_masks,
@@ -113,9 +128,9 @@ class SupervisionSummary:
         Each category's set, K of them.
 
         ``"A"``: all of its instances have a mask; ``"B"``: none has; ``"mixed"``: some have;
-        ``"-"``: it has no instance.
+        ``"C"``: it has no instance, but images are labelled with it; ``"-"``: it has neither.
         """
-        return tuple(_set_of(int(b), int(m)) for b, m in zip(self.boxes, self.masks))
+        return tuple(map(_set_of, self.boxes, self.masks, self.labels))
 
     def describe(self, name: str) -> str:
         """The summary in a line or two, for the log of a training on the data set ``name``."""
@@ -131,7 +146,8 @@ class SupervisionSummary:
             f"{name}: {counted(self.num_images, 'image')}, {counted(boxes, 'box', 'boxes')}, "
             f"{masks} of them with a mask{share}. {with_masks} with masks, "
             f"{sets.count('B')} with boxes only, "
-            f"{len(mixed)} mixed"
+            + self._describe_labels()
+            + f"{len(mixed)} mixed"
             + (f" ({names}{more})" if mixed else "")
             + (f", {empty} without an instance" if empty else "")
             + f"; {counted(self.images_without_masks, 'image')} without a mask"
@@ -139,10 +155,17 @@ class SupervisionSummary:
             + "."
         )
 
+    def _describe_labels(self) -> str:
+        only = [s == "C" for s in self.sets]
+        if not any(only):
+            return ""
+        labels = counted(int(self.labels[only].sum()), "label")
+        return f"{sum(only)} with image labels only ({labels}), "
 
-def _set_of(boxes: int, masks: int) -> str:
+
+def _set_of(boxes: int, masks: int, labels: int) -> str:
     if not boxes:
-        return "-"
+        return "C" if labels else "-"
     if masks == boxes:
         return "A"
     return "mixed" if masks else "B"

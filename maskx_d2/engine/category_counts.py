@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from ..image_labels import PeakResponseClassifier
+
 __all__ = ["check_category_counts"]
+
+# In place of a detector's
+_KEYS_OF_CLASSIFIER = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": "MODEL.IMAGE_LABELS.NUM_CLASSES",
+    "model.roi_heads.num_classes": "model.num_classes",
+}
 
 
 def check_category_counts(model: nn.Module, datasets: Iterable[str], key: str) -> None:
@@ -19,16 +27,19 @@ def check_category_counts(model: nn.Module, datasets: Iterable[str], key: str) -
     config made for COCO does with other data, and shows when the model is evaluated.
 
     Args:
-        model: in DistributedDataParallel or not; without ROI heads nothing is checked.
+        model: in DistributedDataParallel or not: one with ROI heads, or a classifier of image
+            labels; of another nothing is checked.
         datasets: names of data sets that are loaded. Those that don't name their categories are
             not checked.
-        key: of the config, which says how many categories the model has.
+        key: of the config, which says how many categories a detector has.
 
     Raises:
         ValueError: if there are more or fewer.
     """
-    roi_heads = getattr(getattr(model, "module", model), "roi_heads", None)
-    num_classes = getattr(roi_heads, "num_classes", None)
+    model = getattr(model, "module", model)
+    num_classes = getattr(getattr(model, "roi_heads", None), "num_classes", None)
+    if isinstance(model, PeakResponseClassifier):
+        num_classes, key = model.num_classes, _KEYS_OF_CLASSIFIER[key]
     if num_classes is None:
         return
     for name in datasets:

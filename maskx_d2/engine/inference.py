@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ..deepmask import DeepMask
+from ..image_labels import PeakResponseClassifier
 from .exact_loading import load_exactly
 from .lazy_main import as_text, dataset_names, is_lazy, load_lazy
 from .model_card import card_split
@@ -24,7 +25,9 @@ from .yaml_main import load_config
 
 __all__ = ["LoadedModel", "load_model", "settings_hash"]
 
-_NO_DETECTORS = (DeepMask, ProposalNetwork)
+_NO_DETECTORS = (DeepMask, PeakResponseClassifier, ProposalNetwork)
+# Keys under MODEL that are settings of one architecture alone
+_KEYS_OF = {"DEEPMASK": "DeepMask", "IMAGE_LABELS": "PeakResponseClassifier"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class LoadedModel:
         return self.model([self.mapper(dict(record))])[0]["instances"].to("cpu")
 
 
-def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> LoadedModel:
+def load_model(
+    config_file: str, weights: str, opts: Sequence[str] = (), *, detector: bool = True
+) -> LoadedModel:
     """
     Build the model of a config and load its checkpoint. A GPU is used where there is one.
 
@@ -66,12 +71,13 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
         config_file: ``.yaml`` or ``.py``; the ``config.yaml`` that a run leaves does as well.
         weights: the checkpoint.
         opts: overrides of the config, as on the command line of ``train_net.py``.
+        detector: whether it is to be one, which finds instances of categories.
 
     Raises:
         FileNotFoundError: if the config file or the checkpoint does not exist.
         ValueError: if the checkpoint lacks parameters of the config's model, has them in other
             shapes, or is no checkpoint; if the config file or an override can't be used; if the
-            model finds no instances.
+            model should be a detector and is none.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for path in (config_file, weights):
@@ -87,7 +93,7 @@ def load_model(config_file: str, weights: str, opts: Sequence[str] = ()) -> Load
         model = build_model(cfg)
         mapper = DatasetMapper(cfg, is_train=False)
         datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    if isinstance(model, _NO_DETECTORS):
+    if detector and isinstance(model, _NO_DETECTORS):
         raise ValueError(
             f"'{config_file}' is a {type(model).__name__}, which finds no instances of categories; "
             "name the config of a detector. train_net.py --eval-only measures this one."
@@ -110,8 +116,9 @@ def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:
     else:
         cfg = load_config(config_file, list(opts))
         cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
-        if cfg.MODEL.META_ARCHITECTURE != "DeepMask":
-            cfg.MODEL.pop("DEEPMASK")
+        for key, architecture in _KEYS_OF.items():
+            if cfg.MODEL.META_ARCHITECTURE != architecture:
+                cfg.MODEL.pop(key)
         text = "\n".join(part.dump() for part in (cfg.MODEL, cfg.INPUT, cfg.TEST))
     return sha256(text.encode()).hexdigest()
 

@@ -29,10 +29,11 @@ def model_card(model: nn.Module, datasets: Iterable[str], config: str = "") -> d
 
     Returns:
         ``version`` of this package; ``thing_classes``, a list of names, and ``split``, a dict of
-        ``name``, ``with_masks`` and ``boxes_only``, None where unknown; ``transfer``, None without
-        a weight transfer function, else a dict of its ``input`` and ``layers``, the widths from
-        its input to its output; ``open_vocabulary``, whether the categories are vectors that
-        anyone may change; ``config``.
+        ``name``, ``with_masks`` and ``boxes_only`` (and ``labels_only``, where there are any),
+        None where unknown; ``transfer``, None without a weight transfer function, else a dict of
+        its ``input`` and ``layers``, the widths from its input to its output;
+        ``open_vocabulary``, whether the categories are vectors that anyone may change;
+        ``config``.
     """
     from .. import __version__
 
@@ -80,15 +81,21 @@ def card_split(card: Mapping[str, Any]) -> ClassSplit | None:
     split = card.get("split")
     if not split:
         return None
-    return ClassSplit(split["name"], frozenset(split["with_masks"]), frozenset(split["boxes_only"]))
+    return ClassSplit(
+        split["name"],
+        frozenset(split["with_masks"]),
+        frozenset(split["boxes_only"]),
+        frozenset(split.get("labels_only", ())),  # which cards without such categories lack
+    )
 
 
 def _plain_split(split: ClassSplit) -> dict[str, Any]:
-    return {
+    plain = {
         "name": split.name,
         "with_masks": sorted(split.with_masks),
         "boxes_only": sorted(split.boxes_only),
     }
+    return {**plain, "labels_only": sorted(split.labels_only)} if split.labels_only else plain
 
 
 def _has_open_vocabulary(model: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from torch import nn
 from .._files import written_whole
 from ..data import class_split_of
 from ..deepmask import DeepMask
+from ..image_labels import PeakResponseClassifier
 from ..modeling import given_instances
 from ..panels import side_by_side
 from ..postprocessing import rle_inference
@@ -34,6 +35,10 @@ __all__ = ["BestCheckpointer", "PredictionImages"]
 logger = logging.getLogger(__name__)
 
 _IMAGES = 4
+_NO_DETECTIONS = {
+    DeepMask: "DeepMask gives proposals",
+    PeakResponseClassifier: "PeakResponseClassifier gives labels of images",
+}
 _MIN_SCORE = 0.3
 
 
@@ -42,8 +47,8 @@ class PredictionImages(HookBase):
     Draws what the model makes of a few images, for TensorBoard.
 
     Each picture shows its detections, its masks on the true boxes, and the truth: the second tells
-    how the masks of B come along long before there are detections. Categories with masks (A) are
-    green, with boxes only (B) red.
+    how the masks of B come along long before there are detections. Colours are those of
+    :mod:`~maskx_d2.visualization`.
     """
 
     def __init__(
@@ -57,16 +62,16 @@ class PredictionImages(HookBase):
         Args:
             period: iterations from one drawing to the next.
             model: the model that is trained, or its DistributedDataParallel.
-            dataset: a registered data set; of its images, some with both A and B are taken.
+            dataset: a registered data set; of its images, some with all sets are taken.
             mapper: turns a dataset dict into the model's input for inference.
 
         Raises:
-            TypeError: if the model gives proposals, which are not drawn.
+            TypeError: if the model gives no detections, such as proposals, which are not drawn.
         """
-        if isinstance(getattr(model, "module", model), DeepMask):
+        given = _NO_DETECTIONS.get(type(getattr(model, "module", model)))
+        if given is not None:
             raise TypeError(
-                "pictures show detections, but DeepMask gives proposals; set VIS_PERIOD "
-                "(train.vis_period) to 0."
+                f"pictures show detections, but {given}; set VIS_PERIOD (train.vis_period) to 0."
             )
         self._period, self._model = period, model
         self._dataset, self._mapper = dataset, mapper
@@ -77,7 +82,7 @@ class PredictionImages(HookBase):
         if (self.trainer.iter + 1) % self._period or not comm.is_main_process():
             return
         if self._records is None:
-            self._records = _with_both_sets(self._dataset)
+            self._records = _with_all_sets(self._dataset)
         model = getattr(self._model, "module", self._model)
         model = model.whole if isinstance(model, CachedMaskBranch) else model
         with inference_context(model), torch.no_grad():
@@ -147,14 +152,15 @@ def _write(path: Path, text: str) -> None:
         incomplete.write_text(text, encoding="utf-8")
 
 
-def _with_both_sets(dataset: str) -> list[dict[str, Any]]:
-    """The first images with instances of A and of B; if these are few, others after them."""
+def _with_all_sets(dataset: str) -> list[dict[str, Any]]:
+    """The first images with instances of each set; if these are few, others after them."""
     records: Sequence[dict[str, Any]] = DatasetCatalog.get(dataset)
     split, names = class_split_of(dataset), MetadataCatalog.get(dataset).get("thing_classes")
-    of_b = set(split.indices(names)[1]) if split is not None else set()
+    sets = split.indices_of_sets(names) if split is not None else {}
+    set_of = {i: letter for letter, ids in sets.items() for i in ids}
 
     def how_many_sets(record: dict[str, Any]) -> int:
-        return len({a["category_id"] in of_b for a in record.get("annotations", ())})
+        return len({set_of.get(a["category_id"]) for a in record.get("annotations", ())})
 
     return sorted(records, key=how_many_sets, reverse=True)[:_IMAGES]  # stable
 

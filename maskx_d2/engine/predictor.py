@@ -101,7 +101,7 @@ class Predictor:
         self, image: Image, instances: Instances | None = None, *, scale: float | None = None
     ) -> NDArray[np.uint8]:
         """
-        Draw instances on their image: categories with masks (A) in green, without (B) in red.
+        Draw instances on their image: green for A, red for B, violet for C.
 
         Args:
             image: as it was given to the predictor.

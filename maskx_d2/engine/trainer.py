@@ -21,6 +21,7 @@ from torch import nn
 
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..evaluation import (
+    ImageLabelEvaluator,
     MaskProbe,
     MaskProposalEvaluator,
     SplitCOCOEvaluator,
@@ -197,6 +198,8 @@ class MaskXTrainer(DefaultTrainer):
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         if cfg.MODEL.META_ARCHITECTURE == "DeepMask":  # proposals have no category to score
             return MaskProposalEvaluator(dataset_name, output_dir=output_folder)
+        if cfg.MODEL.META_ARCHITECTURE == "PeakResponseClassifier":
+            return ImageLabelEvaluator(dataset_name)
         tasks = ["bbox"]
         tasks += ["segm"] if cfg.MODEL.MASK_ON else []
         if evaluator_type == "lvis":
@@ -224,7 +227,7 @@ def _ddp_on_cpu() -> Iterator[None]:
 def _what_rois_depend_on(cfg: CfgNode) -> str:
     """The settings that change which RoIs there are, or what the mask head sees of them."""
     model = cfg.MODEL.clone()
-    for key in ("MASKX", "DEEPMASK", "WEIGHTS", "DEVICE"):
+    for key in ("MASKX", "DEEPMASK", "IMAGE_LABELS", "WEIGHTS", "DEVICE"):
         model.pop(key)
     model.ROI_HEADS.pop("NAME")
     for key in list(model.ROI_MASK_HEAD):

@@ -1,5 +1,7 @@
 """Evaluation of all categories, of those with masks (A) and of those with boxes only (B)."""
 
+from .average_precision import average_precision
+from .image_label_evaluator import ImageLabelEvaluator
 from .mask_probe import MaskProbe
 from .mask_quality import MASK_QUALITY, mask_quality
 from .paired import PairedDifference, paired_difference
@@ -14,11 +16,13 @@ __all__ = [
     "MASK_QUALITY",
     "METRICS",
     "PROPOSAL_LIMITS",
+    "ImageLabelEvaluator",
     "MaskProbe",
     "MaskProposalEvaluator",
     "PairedDifference",
     "SplitCOCOEvaluator",
     "SplitLVISEvaluator",
+    "average_precision",
     "average_recalls",
     "mask_quality",
     "paired_difference",

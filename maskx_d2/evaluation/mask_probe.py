@@ -45,9 +45,10 @@ class MaskProbe(DatasetEvaluator):
     Detections are not looked at. The heads see each image again, the backbone does not.
 
     The results hold ``mask_probe`` and, if the data set has a split, ``mask_probe_A`` and
-    ``mask_probe_B``, each with the figures of :func:`~maskx_d2.evaluation.mask_quality`, and
-    those of the whole box taken as the mask as ``box_as_mask``: less than that is no mask branch.
-    Instances without a mask and crowds are left out.
+    ``mask_probe_B`` (and ``mask_probe_C``, if that has a set C), each with the figures of
+    :func:`~maskx_d2.evaluation.mask_quality`, and those of the whole box taken as the mask as
+    ``box_as_mask``: less than that is no mask branch. Instances without a mask and
+    crowds are left out.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class MaskProbe(DatasetEvaluator):
             dataset_name: a registered data set, with masks.
             model: the model that is evaluated, as detectron2's loop does: in evaluation mode and
                 without gradients.
-            class_split: sets A and B; by default what the data set was registered with.
+            class_split: the sets; by default what the data set was registered with.
             output_dir: folder for ``mask_probe.json`` with every instance's ``image_id``, its
                 place ``annotation`` among the image's annotations, ``category_id`` (contiguous),
                 ``iou`` and ``box_iou`` (of the whole box), in [0, 1].
@@ -155,7 +156,8 @@ class MaskProbe(DatasetEvaluator):
         categories = np.array([f["category_id"] for f in rows], dtype=np.int64)
         subsets: dict[str, list[int] | None] = {"": None}
         if self._split is not None:
-            subsets["_A"], subsets["_B"] = map(list, self._split.indices(self._classes))
+            for letter, ids in self._split.indices_of_sets(self._classes).items():
+                subsets[f"_{letter}"] = ids
         results = {
             f"{task}{suffix}": mask_quality(
                 np.array([f[key] for f in rows], dtype=np.float64), categories, of_interest

@@ -36,7 +36,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
     detectron2's ``ProposalNetwork``, whose proposals are boxes only. The results hold
     ``box_proposals`` and, where proposals have masks, ``mask_proposals``, each with the figures of
     :func:`~maskx_d2.evaluation.average_recalls`; if the data set has a split, also
-    ``box_proposals_A``, ``_B``, ``mask_proposals_A`` and ``_B``.
+    ``box_proposals_A``, ``_B``, ``mask_proposals_A`` and ``_B`` (and ``_C``, if it has a set C).
 
     Crowds are left out, and for masks instances without one. An object is as large as its mask,
     or its box where it has none. Unlike detectron2's recall of ``box_proposals``, an image without
@@ -53,7 +53,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered data set, with masks.
-            class_split: sets A and B; by default what the data set was registered with.
+            class_split: the sets; by default what the data set was registered with.
             output_dir: folder for ``box_proposals.pkl``, which detectron2's
                 ``MODEL.LOAD_PROPOSALS`` reads, and ``coco_proposals.json``, COCO's results with
                 masks.
@@ -72,7 +72,8 @@ class MaskProposalEvaluator(DatasetEvaluator):
         self._subsets: dict[str, list[int] | None] = {"": None}
         if self._split is not None:
             classes = MetadataCatalog.get(dataset_name).thing_classes
-            self._subsets["_A"], self._subsets["_B"] = map(list, self._split.indices(classes))
+            for letter, ids in self._split.indices_of_sets(classes).items():
+                self._subsets[f"_{letter}"] = ids
         self._output_dir = output_dir
         self._found: dict[str, dict[int | str, Overlaps]] = {}
         self._proposals: dict[int | str, ImageProposals] = {}

@@ -1,4 +1,4 @@
-"""COCO evaluation of all categories, of set A and of set B in one pass."""
+"""COCO evaluation of all categories, and of sets A, B and C, in one pass."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 class SplitCOCOEvaluator(COCOEvaluator):
     """
-    Detectron2's :class:`COCOEvaluator`, which also reports the categories of A and B on their own.
+    Detectron2's :class:`COCOEvaluator`, which also reports the categories of each set on their own.
 
     The results hold, beside ``bbox`` and ``segm``, ``bbox_A``, ``bbox_B``, ``segm_A`` and
-    ``segm_B``, each with AP, AP50, AP75, APs, APm and APl in percent. A category without ground
-    truth is left out of the means, as COCO does. A data set without a split is evaluated as
-    :class:`COCOEvaluator` does.
+    ``segm_B``, each with AP, AP50, AP75, APs, APm and APl in percent; where the split has a set
+    C, ``bbox_C`` and ``segm_C`` as well. A category without ground truth is left out of the means,
+    as COCO does. A data set without a split is evaluated as :class:`COCOEvaluator` does.
 
     Ground truth may lack masks. For the mask metrics, such an instance is what COCO calls a crowd:
     its box is a region in which detections count neither as right nor as wrong.
@@ -44,7 +44,7 @@ class SplitCOCOEvaluator(COCOEvaluator):
         """
         Args:
             dataset_name: a registered data set.
-            class_split: sets A and B; by default what the data set was registered with.
+            class_split: the sets; by default what the data set was registered with.
             *args, **kwargs: see :class:`COCOEvaluator`.
 
         Raises:
@@ -79,11 +79,12 @@ class SplitCOCOEvaluator(COCOEvaluator):
                     result["segmentation"] = rle
 
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
-        """See :meth:`COCOEvaluator.evaluate`; logs one table of all, A and B."""
+        """See :meth:`COCOEvaluator.evaluate`; logs one table of all and of each set."""
         with with_fastest_cocoeval() if self._may_be_fast else contextlib.nullcontext():
             results: dict[str, Any] = super().evaluate(img_ids)
         if self._class_split is not None and results:
-            logger.info(f"Evaluation by split '{self._class_split.name}':\n{_table(results)}")
+            table = _table(results, list(self._class_split.sets))
+            logger.info(f"Evaluation by split '{self._class_split.name}':\n{table}")
         return results
 
     def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
@@ -108,10 +109,7 @@ class SplitCOCOEvaluator(COCOEvaluator):
     ) -> dict[str, float]:
         results: dict[str, float] = super()._derive_coco_results(coco_eval, iou_type, class_names)
         if self._class_split is not None and iou_type in ("bbox", "segm"):
-            for subset, names in (
-                ("A", self._class_split.with_masks),
-                ("B", self._class_split.boxes_only),
-            ):
+            for subset, names in self._class_split.sets.items():
                 self._results[f"{iou_type}_{subset}"] = (
                     dict.fromkeys(METRICS, float("nan"))
                     if coco_eval is None  # the model predicted nothing at all
@@ -164,11 +162,11 @@ def _ignore_maskless(coco_api: COCO) -> COCO | None:
     return result
 
 
-def _table(results: dict[str, Any]) -> str:
+def _table(results: dict[str, Any], subsets: list[str]) -> str:
     rows = [
         [task, subset, *(results[f"{task}{suffix}"][metric] for metric in METRICS)]
         for task in ("bbox", "segm")
-        for subset, suffix in (("all", ""), ("A", "_A"), ("B", "_B"))
+        for subset, suffix in (("all", ""), *((s, f"_{s}") for s in subsets))
         if f"{task}{suffix}" in results
     ]
     return tabulate(rows, headers=["task", "split", *METRICS], tablefmt="pipe", floatfmt=".2f")

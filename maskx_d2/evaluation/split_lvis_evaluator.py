@@ -1,4 +1,4 @@
-"""LVIS evaluation of all categories, of set A and of set B in one pass."""
+"""LVIS evaluation of all categories, and of sets A, B and C, in one pass."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ logger = logging.getLogger(__name__)
 
 class SplitLVISEvaluator(DatasetEvaluator):
     """
-    LVIS's metrics, also for the categories of A and B on their own.
+    LVIS's metrics, also for the categories of each set on their own.
 
     The results hold ``bbox``, ``segm``, and, if the data set has a split, ``bbox_A``, ``bbox_B``,
-    ``segm_A`` and ``segm_B``, each with AP, AP50, AP75, APs, APm, APl, APr, APc and APf in
-    percent, NaN where no category has ground truth. They are those of detectron2's
-    :class:`LVISEvaluator` and the package ``lvis``, which is not needed.
+    ``segm_A`` and ``segm_B`` (``bbox_C`` and ``segm_C``, if that has a set C), each with AP, AP50,
+    AP75, APs, APm, APl, APr, APc and APf in percent, NaN where no category has ground truth.
+    They are those of detectron2's :class:`LVISEvaluator` and the package ``lvis``, which is not
+    needed.
 
     Ground truth may lack masks; see :func:`~maskx_d2.evaluation.lvis_protocol.lvis_precision`.
     """
@@ -59,7 +60,7 @@ class SplitLVISEvaluator(DatasetEvaluator):
             output_dir: folder for ``lvis_instances_results.json``, which LVIS's server takes.
             max_dets_per_image: the most detections of an image that count.
             use_fast_impl: faster-coco-eval where it is installed, see :func:`new_cocoeval`.
-            class_split: sets A and B; by default what the data set was registered with.
+            class_split: the sets; by default what the data set was registered with.
 
         Raises:
             ValueError: if the split does not fit the data set's categories, or the file lacks
@@ -104,7 +105,7 @@ class SplitLVISEvaluator(DatasetEvaluator):
             self._found += results
 
     def evaluate(self) -> dict[str, Any]:
-        """See :meth:`DatasetEvaluator.evaluate`; logs one table of all, A and B."""
+        """See :meth:`DatasetEvaluator.evaluate`; logs one table of all and of each set."""
         found = self._found
         if self._distributed:
             comm.synchronize()
@@ -152,12 +153,12 @@ class SplitLVISEvaluator(DatasetEvaluator):
             json.dump(found, file)
 
     def _subsets(self, contiguous: list[int]) -> dict[str, list[int]]:
-        """The positions of all categories, of A's and of B's, in the order of the file's ids."""
+        """The positions of all categories, and of each set's, in the order of the file's ids."""
         subsets = {"": list(range(len(contiguous)))}
         if self._split is not None:
-            for suffix, ids in zip(("_A", "_B"), self._split.indices(self._classes)):
+            for letter, ids in self._split.indices_of_sets(self._classes).items():
                 wanted = set(ids)
-                subsets[suffix] = [p for p, i in enumerate(contiguous) if i in wanted]
+                subsets[f"_{letter}"] = [p for p, i in enumerate(contiguous) if i in wanted]
         return subsets
 
 

@@ -1,4 +1,4 @@
-"""Masks made from boxes, for a COCO file's instances that have none."""
+"""Masks made from boxes, and instances made from image labels, for a COCO file that has none."""
 
 from .generate import generate_pseudo_masks
 from .grabcut import grabcut_mask
@@ -6,6 +6,8 @@ from .job import Report
 from .label import Shard, label_boxes, merge_shards
 from .model_masks import Labeller, ModelMasks
 from .task import Box, Mask, Result, Task
+from .wise import find_instances
+from .wise_worker import WiseParameters
 from .worker import Parameters
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "Result",
     "Shard",
     "Task",
+    "WiseParameters",
+    "find_instances",
     "generate_pseudo_masks",
     "grabcut_mask",
     "label_boxes",

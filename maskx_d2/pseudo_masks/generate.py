@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,9 +24,10 @@ from .job import (
     sha256_of,
     write_output,
 )
+from .parallel import run_tasks
 from .plan import Plan
 from .progress import ProgressFile
-from .worker import Parameters, run_tasks
+from .worker import Parameters, run_task
 
 __all__ = ["generate_pseudo_masks"]
 
@@ -103,6 +105,7 @@ def _compute(
 ) -> list[tuple[int, str]]:
     """Do what is not done; the images that can't be used, in the file's order, and why."""
     skipped = []
+    run = partial(run_task, parameters=parameters)
     bar = tqdm(
         total=len(plan.positions),
         initial=len(done),
@@ -112,7 +115,7 @@ def _compute(
         disable=not progress,
     )
     with bar:
-        for result in run_tasks(plan.tasks(done, image_root), parameters, workers):
+        for result in run_tasks(plan.tasks(done, image_root), run, workers):
             if result.error is None:
                 done.add(result.task.image, result.masks)
             else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.coco_reader import read_categories
 from ..splits import ClassSplit
-from .plan import Plan
+from .plan import JobPlan
 from .progress import Progress
 from .rewrite import copy_with_changes, read_header
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_paths",
     "finished_before",
     "sha256_of",
+    "split_of",
     "write_output",
 ]
 
@@ -38,7 +39,8 @@ class Report:
         masks: how many instances have a mask from each source, such as ``"grabcut"``; ``"box"``
             is the whole box, where nothing was found in it.
         without_mask: how many have none: their image can't be used or is not in the file, or
-            their box has no pixel in it.
+            their box has no pixel in it. Of a job that finds instances: how many labels of images
+            have no instance.
         skipped: (file name, a sentence) of the images that can't be used.
     """
 
@@ -51,7 +53,7 @@ def write_output(
     json_file: str | os.PathLike[str],
     output: str | os.PathLike[str],
     described: dict[str, Any],
-    plan: Plan,
+    plan: JobPlan,
     done: Progress,
     skipped: Sequence[tuple[int, str]],
 ) -> Report:
@@ -61,18 +63,18 @@ def write_output(
     Args:
         json_file, output: paths.
         described: what the masks follow from, as JSON values.
-        plan: which instances get them.
+        plan: what is done with the file's annotations.
         done: their masks.
         skipped: (position of the image, a sentence) of those that can't be used.
     """
     counts = dict(sorted(done.counts.items()))
-    without_mask = len(plan.positions) - sum(counts.values())
+    without_mask = plan.without_mask(done)
     header = {
         "parameters": described,
         "instances": {"masks": counts, "without_mask": without_mask},
         "skipped_images": [plan.image_ids[image] for image, _ in skipped],
     }
-    copy_with_changes(json_file, output, header, plan.changes(done))
+    copy_with_changes(json_file, output, header, plan.changes(done), plan.added(done))
     return Report(counts, without_mask, [(plan.file_names[i], error) for i, error in skipped])
 
 
@@ -97,16 +99,27 @@ def check_paths(
 
 def boxes_only_of(
     json_file: str | os.PathLike[str], split: Split | None, progress: bool
-) -> tuple[dict[int, bool] | None, dict[str, Any] | None]:
-    """Whether each category id is in set B, and the split as JSON; None without a split."""
+) -> tuple[dict[int, bool | None] | None, dict[str, Any] | None]:
+    """
+    Whether each category id is in set B (None: in C), and the split as JSON; None without a split.
+    """
     if split is None:
         return None, None
+    class_split, categories = split_of(json_file, split, progress)
+    in_b = {"A": False, "B": True, "C": None}
+    boxes_only = {i: in_b[class_split.set_of(name)] for i, name in categories.items()}
+    return boxes_only, {"name": class_split.name, "boxes_only": sorted(class_split.boxes_only)}
+
+
+def split_of(
+    json_file: str | os.PathLike[str], split: Split, progress: bool
+) -> tuple[ClassSplit, dict[int, str]]:
+    """A file's split, which is checked, and the names of its categories by their ids."""
     categories = read_categories(json_file, progress=progress)
     names = list(categories.values())
     class_split = split if isinstance(split, ClassSplit) else split(names)
     class_split.indices(names)  # a split that does not fit is an error
-    boxes_only = {i: name in class_split.boxes_only for i, name in categories.items()}
-    return boxes_only, {"name": class_split.name, "boxes_only": sorted(class_split.boxes_only)}
+    return class_split, categories
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -1,8 +1,9 @@
-"""Which instances of a COCO file get masks, image by image."""
+"""What a job does with a COCO file's annotations, image by image."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,46 +15,74 @@ from ..data.coco_json import is_box
 from ..data.coco_reader import read_images, read_section
 from ..data.partial_masks import has_mask
 from .progress import Progress, ProgressFile
+from .rewrite import Change
 from .task import Box, Task
 
-__all__ = ["Plan"]
+__all__ = ["JobPlan", "Plan", "check_is_original"]
 
 _NOT_LISTED = -1  # the image of an annotation whose image is not in the file
 
 
-class Plan:
+class JobPlan(ABC):
+    """
+    A COCO file's images, and what a job does with its annotations.
+
+    Attributes:
+        image_ids, file_names, sizes: of each image of the file; a size is (height, width).
+    """
+
+    def __init__(self) -> None:
+        self.image_ids: list[Any] = []
+        self.file_names: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+
+    @abstractmethod
+    def without_mask(self, done: Progress) -> int:
+        """How many have no mask of those that were to get one."""
+
+    @abstractmethod
+    def changes(self, done: Progress) -> Change:
+        """What becomes of the file's annotations."""
+
+    def added(self, done: Progress) -> Iterator[dict[str, Any]]:
+        """Annotations that the file has not."""
+        return iter(())
+
+    def _add_image(self, image: dict[str, Any]) -> int:
+        """Add the next image of the file; its position."""
+        self.image_ids.append(image["id"])
+        self.file_names.append(image["file_name"])
+        self.sizes.append((image["height"], image["width"]))
+        return len(self.image_ids) - 1
+
+
+class Plan(JobPlan):
     """
     Which instances get pseudo-masks, in arrays: some tens of MB for COCO's file.
 
     Attributes:
-        image_ids, file_names, sizes: of each image of the file; a size is (height, width).
         positions: of the instances, in the file's annotations.
     """
 
     def __init__(
         self,
         json_file: str | os.PathLike[str],
-        boxes_only: dict[int, bool] | None,
+        boxes_only: dict[int, bool | None] | None,
         progress: bool,
     ) -> None:
-        self.image_ids: list[Any] = []
-        self.file_names: list[str] = []
-        self.sizes: list[tuple[int, int]] = []
+        super().__init__()
         self.positions = array("q")
         self._ids, self._images, self._boxes = array("q"), array("q"), array("d")
         self._categories = array("q")
-        index = self._read_images(json_file, progress)
+        images = read_images(json_file, progress=progress)
+        index = {image["id"]: self._add_image(image) for image in images}
         annotations = read_section(json_file, "annotations", progress=progress)
         for position, annotation in enumerate(annotations):
             where = (
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"
             )
-            if "mask_source" in annotation:
-                raise ValueError(
-                    f"{where} has a 'mask_source', so the file has pseudo-masks already; start "
-                    "from the one with the real masks."
-                )
+            check_is_original(annotation, where)
             if not _needs_mask(annotation, boxes_only, where):
                 continue
             if type(annotation.get("id")) is not int:
@@ -99,7 +128,11 @@ class Plan:
         xywh = self._boxes[4 * i : 4 * i + 4].tolist()
         return Box(self.positions[i], self._ids[i], self._categories[i], xywh)
 
-    def changes(self, done: Progress) -> Callable[[int, dict[str, Any]], dict[str, Any] | None]:
+    def without_mask(self, done: Progress) -> int:
+        """See :meth:`JobPlan.without_mask`."""
+        return len(self.positions) - sum(done.counts.values())
+
+    def changes(self, done: Progress) -> Change:
         """What takes an annotation's place; for one that gets a mask it holds no real mask."""
         targets = zip(self.positions, self._images)  # in the file's order, as the calls are
         next_target = next(targets, None)
@@ -122,22 +155,35 @@ class Plan:
 
         return change
 
-    def _read_images(self, json_file: str | os.PathLike[str], progress: bool) -> dict[Any, int]:
-        index: dict[Any, int] = {}
-        for image in read_images(json_file, progress=progress):
-            index[image["id"]] = len(index)
-            self.image_ids.append(image["id"])
-            self.file_names.append(image["file_name"])
-            self.sizes.append((image["height"], image["width"]))
-        return index
+
+def check_is_original(annotation: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        ValueError: if the annotation is one that a job has written; ``where`` says which it is.
+    """
+    if "mask_source" in annotation:
+        raise ValueError(
+            f"{where} has a 'mask_source', so the file has pseudo-masks already; start "
+            "from the one with the real masks."
+        )
 
 
-def _needs_mask(annotation: dict[str, Any], boxes_only: dict[int, bool] | None, where: str) -> bool:
-    if annotation.get("iscrowd"):
-        return False
+def _needs_mask(
+    annotation: dict[str, Any], boxes_only: dict[int, bool | None] | None, where: str
+) -> bool:
+    is_crowd = bool(annotation.get("iscrowd"))
     if boxes_only is None:
-        return not has_mask(annotation)
+        return not is_crowd and not has_mask(annotation)
     category_id = annotation.get("category_id")
-    if category_id not in boxes_only:
+    if not is_crowd and category_id not in boxes_only:
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
-    return boxes_only[category_id]
+    in_b = boxes_only.get(category_id, False)
+    if in_b is None:
+        # Neither its box nor a mask of it may be used, but the copy would have both.
+        raise ValueError(
+            f"{where} is of a category of the split's labels_only, of which the file must have no "
+            "annotations: take them out and say image_labels in its 'images', or use a split that "
+            "has the category in boxes_only. `maskx pseudo-masks --method wise` makes instances "
+            "of it."
+        )
+    return in_b and not is_crowd

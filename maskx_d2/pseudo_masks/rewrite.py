@@ -1,5 +1,5 @@
 """
-Copying a COCO JSON file with some annotations changed, a piece at a time.
+Copying a COCO JSON file with some annotations changed, removed or added, a piece at a time.
 
 What is not changed is copied as text, to the last digit of each number.
 """
@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from .._files import written_whole
 
-__all__ = ["HEADER", "copy_with_changes", "read_header"]
+__all__ = ["HEADER", "REMOVED", "Change", "copy_with_changes", "read_header"]
 
 #: The key, the first of the file, under which it says how its pseudo-masks were made.
 HEADER = "pseudo_masks"
+
+#: From an annotation and its position in the file to what takes its place; None if it stays as it
+#: is, :data:`REMOVED` if it goes.
+Change = Callable[[int, dict[str, Any]], dict[str, Any] | None]
+REMOVED: dict[str, Any] = {}
 
 _PIECE = 1 << 20  # characters
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -28,7 +33,8 @@ def copy_with_changes(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     header: dict[str, Any],
-    change: Callable[[int, dict[str, Any]], dict[str, Any] | None],
+    change: Change,
+    added: Iterable[dict[str, Any]] = (),
 ) -> None:
     """
     Copy a COCO file.
@@ -38,8 +44,8 @@ def copy_with_changes(
         target: path of the copy. It is written under another name first, so that it is there
             completely or not at all.
         header: what the copy says under :data:`HEADER`.
-        change: from an annotation and its position in the file to what takes its place; None if
-            it stays as it is.
+        change: see :data:`Change`.
+        added: annotations that follow those of the file.
 
     Raises:
         ValueError: if the file is not such JSON, or has the key :data:`HEADER`.
@@ -49,7 +55,7 @@ def copy_with_changes(
         Path(source).open(encoding="utf-8", newline="") as file,
         written.open("w", encoding="utf-8", newline="") as out,
     ):
-        _Copy(_Scanner(file, source), out, change).run(header)
+        _Copy(_Scanner(file, source), out, change, added).run(header)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -71,12 +77,10 @@ class _Copy:
     """One run of :func:`copy_with_changes`."""
 
     def __init__(
-        self,
-        scanner: _Scanner,
-        out: TextIO,
-        change: Callable[[int, dict[str, Any]], dict[str, Any] | None],
+        self, scanner: _Scanner, out: TextIO, change: Change, added: Iterable[dict[str, Any]]
     ) -> None:
         self._scanner, self._out, self._change = scanner, out, change
+        self._added = iter(added)
         self._position = 0  # of the next annotation
 
     def run(self, header: dict[str, Any]) -> None:
@@ -96,29 +100,37 @@ class _Copy:
             scanner.take(":")
             out.write(f",\n{text}: ")
             if scanner.peek() == "[":
-                self._list(is_annotations=key == "annotations")
+                out.write("[")
+                self._join(self._annotations() if key == "annotations" else self._items())
+                out.write("]")
             else:
                 out.write(scanner.value()[1])
+        left = [json.dumps(annotation) for annotation in self._added]
+        if left:  # of a file that has no annotations
+            out.write(',\n"annotations": [')
+            self._join(left)
+            out.write("]")
         out.write("}\n")
 
-    def _list(self, *, is_annotations: bool) -> None:
-        scanner, out = self._scanner, self._out
-        scanner.take("[")
-        out.write("[")
+    def _join(self, texts: Iterable[str]) -> None:
         separator = ""
-        while scanner.peek() != "]":
-            scanner.take(separator)
-            out.write(separator)
+        for text in texts:
+            self._out.write(separator + text)
             separator = ","
-            item, text = scanner.value()
-            if is_annotations:
-                changed = self._change(self._position, item)
-                self._position += 1
-                if changed is not None:
-                    text = json.dumps(changed)
-            out.write(text)
-        scanner.take("]")
-        out.write("]")
+
+    def _items(self) -> Iterator[str]:
+        """The texts of a list's items."""
+        return (text for _, text in self._scanner.items())
+
+    def _annotations(self) -> Iterator[str]:
+        for item, text in self._scanner.items():
+            changed = self._change(self._position, item)
+            self._position += 1
+            if changed is None:
+                yield text
+            elif changed is not REMOVED:
+                yield json.dumps(changed)
+        yield from map(json.dumps, self._added)
 
 
 class _Scanner:
@@ -144,6 +156,16 @@ class _Scanner:
         if expected and self.peek() != expected:
             raise ValueError(f"{self.name} is not a COCO file: '{expected}' is missing in it.")
         self._at += len(expected)
+
+    def items(self) -> Iterator[tuple[Any, str]]:
+        """The items of a list, which comes next, and their texts."""
+        self.take("[")
+        separator = ""
+        while self.peek() != "]":
+            self.take(separator)
+            separator = ","
+            yield self.value()
+        self.take("]")
 
     def value(self) -> tuple[Any, str]:
         """The next value and its text."""

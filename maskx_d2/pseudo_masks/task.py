@@ -1,4 +1,4 @@
-"""An image whose boxes need masks, and what became of it."""
+"""An image whose boxes need masks, or whose labels need instances, and what became of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from detectron2.data.detection_utils import SizeMismatchError
 
-__all__ = ["Box", "Mask", "Result", "Task", "why_unusable"]
+__all__ = ["Box", "LabelTask", "Mask", "Proposal", "Result", "Task", "why_unusable"]
 
 
 class Box(NamedTuple):
@@ -29,10 +29,10 @@ class Box(NamedTuple):
 
 class Mask(NamedTuple):
     """
-    A box's mask.
+    A box's mask, or an instance that was found.
 
     Attributes:
-        position: of its annotation in the JSON file.
+        position: of its annotation in the JSON file; of what was found, among that of the image.
         counts: of the mask's compressed RLE, in the size of the image.
         fields: what else its annotation says from then on; ``mask_source`` is one of them.
     """
@@ -61,6 +61,38 @@ class Task:
     boxes: list[Box]
 
 
+class Proposal(NamedTuple):
+    """
+    A mask that may be an object's.
+
+    Attributes:
+        counts: of its compressed RLE, in the size of the image.
+        score: a logit.
+    """
+
+    counts: str
+    score: float
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """
+    An image in which the instances of some categories are to be found.
+
+    Attributes:
+        image, file_name, height, width: see :class:`Task`.
+        categories: ids as in the JSON file, at least one.
+        proposals: masks of objects whose category is not known.
+    """
+
+    image: int
+    file_name: str
+    height: int
+    width: int
+    categories: list[int]
+    proposals: list[Proposal]
+
+
 @dataclass(frozen=True)
 class Result:
     """
@@ -72,12 +104,12 @@ class Result:
         error: why the image can't be used, one sentence; None if it can.
     """
 
-    task: Task
+    task: Task | LabelTask
     masks: list[Mask]
     error: str | None = None
 
 
-def why_unusable(task: Task, error: Exception) -> str:
+def why_unusable(task: Task | LabelTask, error: Exception) -> str:
     """The sentence for what was raised when the image was read."""
     if isinstance(error, FileNotFoundError):
         return f"there is no file '{task.file_name}'."

@@ -1,14 +1,8 @@
-"""One image's pseudo-masks, in this process or in a worker."""
+"""One image's GrabCut masks, in this process or in a worker."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 import numpy as np
@@ -16,12 +10,11 @@ from detectron2.data.detection_utils import check_image_size, read_image
 from pycocotools import mask as mask_util
 
 from .boxes import whole_box
-from .grabcut import grabcut_mask, require_opencv
+from .grabcut import grabcut_mask
 from .task import Box, Mask, Result, Task, why_unusable
 
-__all__ = ["Parameters", "run_tasks"]
+__all__ = ["Parameters", "run_task"]
 
-_WAITING = 4  # tasks handed out for each worker: none is idle, and few are in memory
 _SEEDS = 2**31
 
 
@@ -48,50 +41,6 @@ class Parameters:
         ):
             if not fits:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be {range_}.")
-
-
-def run_tasks(tasks: Iterable[Task], parameters: Parameters, workers: int) -> Iterator[Result]:
-    """
-    Do tasks, in any order.
-
-    Args:
-        tasks: taken when there is a worker for them.
-        parameters: of GrabCut.
-        workers: how many processes do them; 1: this process does. They import ``__main__``, so a
-            script that starts them needs ``if __name__ == "__main__":``.
-    """
-    if workers == 1:
-        require_opencv().setNumThreads(1)
-        for task in tasks:
-            yield run_task(task, parameters)
-        return
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    waiting: set[Future[Result]] = set()
-    try:
-        for task in tasks:
-            waiting.add(executor.submit(run_task, task, parameters))
-            if len(waiting) >= _WAITING * workers:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    require_opencv().setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def run_task(task: Task, parameters: Parameters) -> Result:

@@ -21,7 +21,7 @@ from ..data.partial_masks import encode_mask
 from ..engine.inference import LoadedModel
 from ..modeling import given_instances
 from ..postprocessing import rle_inference
-from ..visualization import COLOR_A, COLOR_B
+from ..visualization import SET_COLORS
 
 __all__ = ["Example", "best_and_worst", "cut_out"]
 
@@ -77,7 +77,7 @@ def best_and_worst(
 
 
 def cut_out(
-    record: dict[str, Any], annotation: int, is_b: bool, models: Sequence[LoadedModel]
+    record: dict[str, Any], annotation: int, subset: str, models: Sequence[LoadedModel]
 ) -> list[str]:
     """
     An instance's true mask, and what models make of its box.
@@ -85,7 +85,7 @@ def cut_out(
     Args:
         record: the image's dataset dict.
         annotation: the instance's place among the annotations.
-        is_b: whether it is red.
+        subset: its category's set, ``"A"``, ``"B"`` or ``"C"``, which chooses the colour.
         models: in order.
 
     Returns:
@@ -97,8 +97,7 @@ def cut_out(
     size = image.shape[:2]
     truth = mask_util.decode(encode_mask(said["segmentation"], *size)).astype(bool)
     masks = [truth, *(_predicted(model, record, said, box) for model in models)]
-    color = COLOR_B if is_b else COLOR_A
-    return [_drawn(image, box, mask, color) for mask in masks]
+    return [_drawn(image, box, mask, SET_COLORS[subset]) for mask in masks]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from numpy.typing import NDArray
 
 from .._files import written_whole
+from ..data import class_split_of
 from ..engine.inference import LoadedModel, settings_hash
 from ..evaluation import MaskProbe, SplitCOCOEvaluator
 from ..postprocessing import rle_masks
@@ -102,6 +103,9 @@ def _key(run: Run, dataset: str) -> str:
     """What the figures follow from."""
     digest = hashlib.sha256(run.weights.read_bytes())
     digest.update(settings_hash(str(run.config_file)).encode())
+    split = class_split_of(dataset)
+    if split is not None:
+        digest.update(json.dumps({s: sorted(names) for s, names in split.sets.items()}).encode())
     for record in DatasetCatalog.get(dataset):
         digest.update(json.dumps(record, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -29,7 +29,6 @@ from .runs import Run
 
 __all__ = ["make_report"]
 
-_SUBSETS = (("all", ""), ("A", "_A"), ("B", "_B"))
 _CONFUSIONS = 20
 _TASKS = {"segm": "mask", "bbox": "box"}
 
@@ -123,7 +122,7 @@ def _context(
     split = class_split_of(dataset)
     subsets = {"": list(range(len(names)))}
     if split is not None:
-        subsets = dict(zip("AB", map(list, split.indices(names))))
+        subsets = split.indices_of_sets(names)
     counts = Counter(
         a["category_id"] for r in records for a in r["annotations"] if not a.get("iscrowd", 0)
     )
@@ -168,7 +167,7 @@ def _iterations(run: Run) -> int | None:
 
 
 def _detections(models: list[_Model], split: ClassSplit | None) -> dict[str, Any]:
-    subsets = _SUBSETS if split else _SUBSETS[:1]
+    subsets = _subsets(split)
     columns = [
         (f"{_TASKS[task]} {metric}, {subset}" if split else f"{_TASKS[task]} {metric}", key, metric)
         for task in _TASKS
@@ -177,21 +176,27 @@ def _detections(models: list[_Model], split: ClassSplit | None) -> dict[str, Any
         for key in [f"{task}{suffix}"]
     ]
     heads = [head for head, _, _ in columns]
-    best = next((_of(m, "segm_B", "AP") for m in models if m.is_oracle), None)
-    if best is not None:
-        heads.insert(0, "share of the oracle's mask AP, B")
+    oracle = next((m for m in models if m.is_oracle), None)
+    shared = [s for s, _ in subsets if s in ("B", "C")] if oracle else []
     rows = []
     for model in models:
+        shares = []
+        for subset in shared:
+            best = _of(oracle, f"segm_{subset}", "AP")
+            shares.append(100 * _of(model, f"segm_{subset}", "AP") / best if best else float("nan"))
         values = [_of(model, task, metric) for _, task, metric in columns]
-        if best is not None:
-            share = 100 * _of(model, "segm_B", "AP") / best if best else float("nan")
-            values.insert(0, share)
-        rows.append({"name": model.run.name, "values": values})
+        rows.append({"name": model.run.name, "values": shares + values})
+    heads = [f"share of the oracle's mask AP, {subset}" for subset in shared] + heads
     return {"detection_heads": heads, "detection_rows": rows}
 
 
+def _subsets(split: ClassSplit | None) -> list[tuple[str, str]]:
+    """What figures are of, and how their names end."""
+    return [("all", ""), *((letter, f"_{letter}") for letter in (split.sets if split else ()))]
+
+
 def _probe(models: list[_Model], split: ClassSplit | None) -> dict[str, Any]:
-    subsets = _SUBSETS if split else _SUBSETS[:1]
+    subsets = _subsets(split)
     columns = [(m, s, x) for m in ("AR", "AR50", "IoU") for s, x in subsets]
     probed = [m for m in models if m.measured.probe]
     rows = [
@@ -226,7 +231,7 @@ def _categories(
             columns.append(_ar_of_each(model.measured.probe, len(names)))
     rows = []
     for i, name in enumerate(names):
-        subset = "" if split is None else "B" if name in split.boxes_only else "A"
+        subset = "" if split is None else split.set_of(name)
         values = [float(column[i]) for column in columns]
         rows.append({"name": name, "set": subset, "count": counts[i], "values": values})
     return {"category_heads": heads, "category_rows": rows}
@@ -288,6 +293,7 @@ def _training_plots(models: list[_Model]) -> list[Any]:
         ("loss_mask", "mask loss"),
         ("segm_A/AP", "mask AP, A"),
         ("segm_B/AP", "mask AP, B"),
+        ("segm_C/AP", "mask AP, C"),
     ):
         curves = {}
         for model in models:
@@ -325,7 +331,7 @@ def _examples(
                 pictures = cut_out(
                     by_id[example.image_id],
                     example.annotation,
-                    subset == "B",
+                    subset or "A",
                     [m.loaded for m in shown],
                 )
                 labels = ["truth", *(m.run.name for m in shown)]

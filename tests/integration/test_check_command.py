@@ -101,6 +101,30 @@ def test_a_split_is_compared_and_what_it_drops_is_told(coco, capsys, tmp_path):
     assert "8 masks of set B of split 'pets' will be dropped in training." in out
 
 
+def test_categories_with_labels_only_are_in_the_table(coco, capsys, tmp_path):
+    json_file, _ = coco
+    content = json.loads(json_file.read_text())
+    content["categories"].append({"id": 99, "name": "zebra"})
+    for image in content["images"][:3]:
+        image["image_labels"] = [99]
+    json_file.write_text(json.dumps(content))
+    split = tmp_path / "grades.json"
+    grades = {"with_masks": ["cat"], "boxes_only": ["dog"], "labels_only": ["cup", "car", "zebra"]}
+    split.write_text(json.dumps(grades))
+    status, out, _ = check(capsys, json_file, "--split", split)
+    assert status == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == [
+        *("category", "boxes", "masks", "share", "labels", "set", "grades", "to", "drop")
+    ]
+    assert ["cat", "4", "4", "100.0", "%", "A", "A"] in rows
+    assert ["dog", "4", "4", "100.0", "%", "A", "B", "4"] in rows
+    assert ["cup", "4", "4", "100.0", "%", "A", "C", "4", "boxes"] in rows
+    assert ["zebra", "0", "0", "3", "C", "C"] in rows
+    assert "1 with image labels only (3 labels)" in out
+    assert "8 boxes of set C of split 'grades' will be dropped in training." in out
+
+
 def test_a_preset_split_that_does_not_fit_is_an_error(coco, capsys):
     status, out, _ = check(capsys, coco[0], "--split", "voc2nonvoc")
     assert status == 1 and "[split_names]" in out and "which the data set does not have" in out

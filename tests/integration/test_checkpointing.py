@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import tiny_cfg, write_coco
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
@@ -13,7 +14,7 @@ from maskx_d2 import ClassSplit, __version__
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer, load_model
 from maskx_d2.engine.checkpointing import MaskXCheckpointer
-from maskx_d2.engine.model_card import differences
+from maskx_d2.engine.model_card import card_split, differences, model_card
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 NAMES = ["cat", "dog", "cup", "car"]
@@ -53,6 +54,15 @@ def test_a_checkpoint_carries_what_it_takes_to_use_it(trained):
     # And detectron2 loads it as ever.
     rest = DetectionCheckpointer(build_model(cfg)).load(str(folder / "model_final.pth"))
     assert rest["iteration"] == 0
+
+
+@pytest.mark.parametrize("labels_only", [[], ["car"]])
+def test_a_card_gives_back_the_split(labels_only):
+    split = ClassSplit("pets", {"cat", "cup"}, {"dog", "car"}.difference(labels_only), labels_only)
+    MetadataCatalog.get("carded").set(thing_classes=NAMES, class_split=split)
+    card = model_card(torch.nn.Identity(), ["carded"])
+    assert ("labels_only" in card["split"]) is bool(labels_only)
+    assert card_split(card) == split
 
 
 def test_predictions_know_their_categories_without_the_data_set(trained):

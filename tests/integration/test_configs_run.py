@@ -39,6 +39,7 @@ def test_two_iterations(name, tmp_path):
         *("SOLVER.BASE_LR", 0.001, "OUTPUT_DIR", str(tmp_path)),
         *("MODEL.DEEPMASK.PATCHES_PER_IMAGE", 2, "MODEL.DEEPMASK.RANK", 4),
         *("MODEL.DEEPMASK.CONV_DIM", 8, "MODEL.DEEPMASK.SCORE_DIMS", [8, 8]),
+        *("MODEL.IMAGE_LABELS.NUM_CLASSES", 4, "MODEL.RESNETS.RES5_DILATION", 1),
     )
     if cfg.MODEL.MASKX.EMBEDDING_FILE:
         cfg.MODEL.MASKX.EMBEDDING_FILE = str(tmp_path / "vectors.pt")
@@ -64,7 +65,10 @@ def test_two_iterations_of_a_lazy_config(name, tmp_path, monkeypatch):
         *("train.max_iter=2", "train.log_period=1", "train.device=cpu", "train.amp.enabled=False"),
         f"train.output_dir={tmp_path / 'run'}",
     ]
-    roi_heads = model_zoo.get_config(name).model.get("roi_heads") or {}  # which DeepMask has not
+    model = model_zoo.get_config(name).model
+    roi_heads = model.get("roi_heads") or {}  # which only detectors have
+    if "num_classes" in model:
+        opts.append("model.num_classes=4")
     if "num_classes" in roi_heads:
         opts.append("model.roi_heads.num_classes=4")
     embedding = roi_heads.get("class_embedding")

@@ -111,6 +111,27 @@ def change(json_file, do):
     json_file.write_text(json.dumps(content))
 
 
+def test_a_file_must_have_no_box_of_what_has_image_labels_only(disks, tmp_path):
+    split = ClassSplit("grades", {"cat"}, set(), {"dog"})
+    for changed in (lambda content: None, crowds_of_dogs_only):
+        change(disks[0], changed)
+        with pytest.raises(
+            ValueError, match=r"annotation 10\d of image .* labels_only.* take them"
+        ):
+            run(*disks, tmp_path / "pseudo.json", split=split)
+        assert not (tmp_path / "pseudo.json").exists()
+    change(disks[0], lambda content: content["annotations"].__delitem__(slice(None)))
+    change(disks[0], lambda content: content["images"][0].update(image_labels=[7]))
+    assert run(*disks, tmp_path / "pseudo.json", split=split).masks == {}
+    assert json.loads((tmp_path / "pseudo.json").read_text())["images"][0]["image_labels"] == [7]
+
+
+def crowds_of_dogs_only(content):
+    content["annotations"] = [
+        a for a in content["annotations"] if a["category_id"] == 1 or a["iscrowd"]
+    ]
+
+
 def test_b_gets_masks_and_all_else_stays(disks, tmp_path):
     report = run(*disks, tmp_path / "pseudo.json")
     assert (report.masks, report.without_mask, report.skipped) == ({"box": 5, "grabcut": 5}, 0, [])

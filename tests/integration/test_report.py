@@ -137,6 +137,50 @@ def test_its_figures_are_the_evaluators(runs, tmp_path, capsys):
     assert about.stat().st_mtime_ns != before
 
 
+def test_a_third_set_has_its_own_figures(tmp_path, capsys):
+    json_file, images = write_coco(tmp_path / "pets")
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    split = ClassSplit("grades", {"cat", "dog"}, {"cup"}, {"car"})
+    register_partial("pets_val", base="pets", split=split, keep_masks=True)
+    runs = [save_run(tmp_path / name) for name in ("maskx", "oracle")]
+    page = tmp_path / "report.html"
+    argv = ["report", str(runs[0]), "--oracle", str(runs[1]), "--output", str(page)]
+    assert main([*argv, "--examples", "1"]) == 0
+    text = page.read_text()
+    tables = Tables(text).rows
+    heads, row = tables["detections"][:2]
+    assert heads[1:3] == [f"share of the oracle's mask AP, {s}" for s in "BC"]
+    assert dict(zip(heads, row))["mask AP50, C"] not in ("", "–")
+    assert "AR, C" in tables["probe"][0]
+    by_name = {row[0]: row for row in tables["categories"][1:]}
+    assert [by_name[n][1] for n in ("cat", "dog", "cup", "car")] == ["A", "A", "B", "C"]
+    assert "<option>C</option>" in text and "1 of which only image labels are known" in text
+    assert "Worst masks of C" in text and text.count(">precision<") == 6
+
+
+def test_another_split_under_the_same_name_is_evaluated_again(runs, tmp_path):
+    argv = ["report", str(runs[0]), "--output", str(tmp_path / "report.html"), "--examples", "0"]
+    assert main(argv) == 0
+    results = runs[0] / "report" / "model_final" / "pets_val" / "results.json"
+    before = json.loads(results.read_text())
+    DatasetCatalog.remove("pets_val")
+    split = ClassSplit("pets", {"cat", "cup"}, {"dog", "car"})
+    register_partial("pets_val", base="pets", split=split, keep_masks=True)
+    assert main(argv) == 0
+    after = json.loads(results.read_text())
+    assert after["bbox"] == before["bbox"]
+    assert after["box_as_mask_A"].keys() == before["box_as_mask_A"].keys()
+    assert after["mask_probe_A"] != before["mask_probe_A"]
+
+
+def test_two_sets_have_no_trace_of_a_third(runs, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["report", str(runs[0]), "--oracle", str(runs[1]), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert ", C" not in "".join(Tables(text).rows["detections"][0] + Tables(text).rows["probe"][0])
+    assert "image labels" not in text and "of C" not in text and "<option>C" not in text
+
+
 # Scrolls the table until each bar in turn is under the first row's name.
 SCROLLED = """<script>
 const first = rows[0].cells[0], wide = table.parentElement;

@@ -206,6 +206,9 @@ CASES = [
     ("mask_leaves_box", edit(segmentation=rle(1, 6, 24, 16)), ANNOTATION_1, "3 pixels out of"),
     ("mask_box_mismatch", masks_far_from_box(), ANNOTATION_1, "IoU of 0.00"),
     ("mask_box_mismatch", edit(bbox=[4, 6, 50, 40]), ANNOTATION_1, "IoU of 0.10"),
+    ("image_labels", edit_image(image_labels=[2, 3]), (7, None, "7.jpg"), "image_labels has 3"),
+    ("image_labels", edit_image(image_labels="cat"), (7, None, "7.jpg"), "'cat', not a list"),
+    ("label_without_box", edit_image(image_labels=[2, 5]), (7, None, "7.jpg"), "labelled 'dog'"),
     ("crowd_only_image", crowds_only, (9, None, "9.jpg"), "crowd regions (2)"),
     ("duplicate_instance", repeat("annotations", id=11), (7, 11, "7.jpg"), "annotation 1."),
 ]
@@ -229,7 +232,8 @@ def test_a_defect_is_found_named_and_the_only_finding(kind, damage, where, messa
 
 
 def test_every_kind_of_finding_has_a_test():
-    elsewhere = {"image_folder_missing", "image_file_missing", "split_names", "split_without_masks"}
+    elsewhere = {"image_folder_missing", "image_file_missing", "split_names"}
+    elsewhere |= {"split_without_masks", "split_without_boxes"}
     notes = {kind for kind, (severity, _) in KINDS.items() if severity == "note"}
     assert {case[0] for case in CASES} | elsewhere | notes == set(KINDS)
 
@@ -247,6 +251,7 @@ def test_every_kind_of_finding_has_a_test():
         edit(id="one"),
         edit(segmentation={}),
         edit_image(license=4),
+        edit_image(image_labels=[2]),  # of which the image has boxes
     ],
 )
 def test_what_is_no_defect_is_not_reported(harmless, tmp_path):
@@ -385,6 +390,52 @@ def test_a_split_of_other_categories_is_an_error_and_the_rest_is_checked(split, 
     assert report.split is None and report.masks_of_boxes_only == 0
 
 
+# --------------------------------------------------------------------------- image labels
+
+
+def with_zebras(content):
+    """Two images are labelled with a category that has no box anywhere; one has nothing else."""
+    content["categories"].append({"id": 9, "name": "zebra"})
+    content["images"][0]["image_labels"] = [2, 9]
+    content["images"].append({**content["images"][0], "id": 10, "image_labels": [9]})
+    return content
+
+
+GRADES = ClassSplit("grades", {"cat"}, {"dog"}, {"zebra"})
+
+
+def test_categories_with_labels_only_are_counted(tmp_path):
+    report = check(with_zebras(clean()), tmp_path, split=GRADES)
+    assert report.ok and set(report.counts) == {"images_without_masks"}
+    assert report.summary.sets == ("A", "B", "C")
+    np.testing.assert_array_equal(report.summary.labels, [0, 0, 2])
+    assert report.boxes_of_labels_only == 0
+    found = report.to_json()
+    assert found["boxes_of_labels_only"] == 0
+    assert found["categories"][2] == {
+        **{"name": "zebra", "boxes": 0, "masks": 0, "set": "C"},
+        **{"labels": 2, "split": "C"},
+    }
+
+
+def test_boxes_of_labels_only_are_counted_and_are_no_labels_of_the_file(tmp_path):
+    content = clean()
+    content["images"][0]["image_labels"] = [5]
+    report = check(content, tmp_path, split=ClassSplit("s", {"cat"}, set(), {"dog"}))
+    assert report.ok and set(report.counts) == {"images_without_masks"}
+    assert (report.boxes_of_labels_only, report.masks_of_boxes_only) == (3, 0)
+
+
+def test_boxes_that_a_split_promises_and_labels_do_not_give_are_an_error(tmp_path):
+    for split in (
+        ClassSplit("s", {"cat"}, {"dog", "zebra"}),
+        ClassSplit("s", {"cat", "zebra"}, {"dog"}),
+    ):
+        (finding,) = defects(check(with_zebras(clean()), tmp_path, split=split))
+        assert finding.kind == "split_without_boxes"
+        assert "'zebra' has boxes, but of it there are only 2 image labels" in finding.message
+
+
 # ---------------------------------------------------------------------------------- files
 
 
@@ -478,6 +529,18 @@ def test_defects_of_dataset_dicts_are_found(kind, changes, tmp_path):
     dataset_dicts[0]["annotations"][0].update(changes)
     (finding,) = defects(check_dataset_dicts(dataset_dicts, ["cat", "dog"]))
     assert (finding.kind, finding.image_id) == (kind, "a")
+
+
+def test_image_labels_of_dataset_dicts_are_checked(tmp_path):
+    dataset_dicts = records(tmp_path)
+    dataset_dicts[0]["image_labels"] = [0, 2]
+    classes = ["cat", "dog", "zebra"]
+    report = check_dataset_dicts(dataset_dicts, classes, split=GRADES)
+    assert report.findings == () and report.summary.sets == ("A", "B", "C")
+    dataset_dicts[0]["image_labels"] = [0, 3]
+    (finding,) = defects(check_dataset_dicts(dataset_dicts, classes))
+    assert (finding.kind, finding.image_id) == ("image_labels", "a")
+    assert "image_labels has 3, which is no category's id" in finding.message
 
 
 def test_missing_files_and_repeated_images_of_dataset_dicts_are_found(tmp_path):

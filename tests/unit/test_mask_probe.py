@@ -82,6 +82,20 @@ def test_masks_are_compared_at_the_images_own_size(pets, tmp_path):
     assert figures["box_as_mask_B"]["AR"] == pytest.approx(100)
 
 
+def test_categories_with_image_labels_only_are_measured_too(pets, tmp_path):
+    json_file, content = pets
+    register(json_file, content)
+    DatasetCatalog.remove("pets_partial")
+    split = ClassSplit("grades", {"cat", "dog"}, {"cup"}, {"car"})
+    register_partial("pets_partial", base="pets", split=split, keep_masks=True)
+    half = torch.ones(28, 28)
+    half[14:] = 0
+    figures = probe(half, tmp_path)
+    tasks = ("mask_probe", "box_as_mask")
+    assert set(figures) == {f"{t}{s}" for t in tasks for s in ("", "_A", "_B", "_C")}
+    assert figures["mask_probe_C"]["IoU"] == pytest.approx(50, abs=0.1)
+
+
 def test_every_mask_counts_once_and_what_has_none_does_not(pets, tmp_path):
     json_file, content = pets
     for annotation in content["annotations"]:

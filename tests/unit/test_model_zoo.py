@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 
 from maskx_d2 import model_zoo
 from maskx_d2.deepmask import DeepMask
+from maskx_d2.image_labels import PeakResponseClassifier
 from maskx_d2.modeling import (
     MaskXROIHeads,
     OpenVocabularyMaskXROIHeads,
@@ -42,6 +43,10 @@ def test_every_yaml_builds_and_names_data_sets_that_exist(name):
     assert cfg.DATASETS.TRAIN == (f"coco_2017_train_{direction}",)
     if "deepmask" in name:
         assert isinstance(model, DeepMask) and model.mask_branch.down.kernel_size == (14, 14)
+        return
+    if "image_labels" in name:
+        assert isinstance(model, PeakResponseClassifier)
+        assert (model.classifier.weight.shape, model.stride) == ((80, 2048, 1, 1), 16)
         return
     heads = model.roi_heads
     if "class_agnostic" in name:

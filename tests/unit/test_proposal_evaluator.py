@@ -53,8 +53,10 @@ def perfect(record, wanted=(0, 1, 2, 3), masks=True, offset=0):
     return {"proposals": proposals[torch.arange(len(boxes)).flip(0)]}
 
 
-def evaluate(output_dir=None, **kwargs):
-    evaluator = MaskProposalEvaluator("pets_partial", output_dir=output_dir)
+def evaluate(output_dir=None, class_split=None, **kwargs):
+    evaluator = MaskProposalEvaluator(
+        "pets_partial", output_dir=output_dir, class_split=class_split
+    )
     for record in DatasetCatalog.get("pets_partial"):
         evaluator.process([record], [perfect(record, **kwargs)])
     return evaluator.evaluate()
@@ -69,6 +71,16 @@ def test_a_and_b_are_counted_apart(pets):
         assert found == pytest.approx([75, 100, 50])
         assert results[task]["ARs@10"] == pytest.approx(75)  # squares of 240 pixels
         assert np.isnan(results[task]["ARl@1000"])
+
+
+def test_categories_with_image_labels_only_are_counted_apart(pets):
+    register(*pets)
+    split = ClassSplit("grades", {"cat", "dog"}, {"cup"}, {"car"})
+    results = evaluate(class_split=split, wanted=(0, 1, 2))
+    tasks = ("box_proposals", "mask_proposals")
+    assert set(results) == {f"{t}{s}" for t in tasks for s in ("", "_A", "_B", "_C")}
+    assert results["mask_proposals_B"]["AR@10"] == 100
+    assert results["mask_proposals_C"]["AR@10"] == 0
 
 
 def test_boxes_and_masks_are_measured_each_on_their_own(pets):

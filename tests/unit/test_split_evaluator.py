@@ -14,6 +14,7 @@ from conftest import write_coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -98,6 +99,40 @@ def pets(tmp_path, no_registration_left):
     split = ClassSplit("pets", {"cat", "car"}, {"dog", "cup"})
     register_partial("pets_split", base="pets", split=split, keep_masks=True)
     return json_file
+
+
+def test_categories_with_image_labels_only_are_reported_on_their_own(pets, caplog):
+    """Their training had no box of them; the data to evaluate on have boxes and masks."""
+    split = ClassSplit("grades", {"dog"}, {"car"}, {"cat", "cup"})
+    register_partial("pets_grades", base="pets", split=split, keep_masks=True)
+    truth = json.loads(pets.read_text())["annotations"]
+    keys = ("image_id", "category_id", "segmentation")
+    found = [{**{k: a[k] for k in keys}, "score": 0.9} for a in truth if a["category_id"] != 4]
+    for d in found:  # as COCO's results have masks; every other cup is somewhere else
+        x = 40 if d["category_id"] == 7 and d["image_id"] % 2 else d["segmentation"][0][0]
+        y = d["segmentation"][0][1]
+        polygon = [x, y, x + 12, y, x + 12, y + 20, x, y + 20]
+        (d["segmentation"],) = mask_util.frPyObjects([polygon], 48, 64)
+    with caplog.at_level("INFO"):
+        results = evaluate("pets_grades", found, "segm")
+    assert list(results) == ["segm_A", "segm_B", "segm_C", "segm"]
+    assert results["segm_A"]["AP"] == 0 and math.isnan(results["segm_B"]["AP"])
+    expected = restricted(pets, found, "segm", [1, 7])
+    actual = [results["segm_C"][metric] for metric in METRICS]
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    assert 50 < actual[0] < 100
+    table = caplog.text.split("Evaluation by split 'grades'")[1]
+    assert [line.split()[3] for line in table.splitlines()[3:7]] == ["all", "A", "B", "C"]
+
+
+def test_a_split_without_labels_only_has_no_figure_of_them(pets, caplog):
+    truth = json.loads(pets.read_text())["annotations"]
+    keys = ("image_id", "category_id", "bbox")
+    with caplog.at_level("INFO"):
+        found = [{**{k: a[k] for k in keys}, "score": 0.9} for a in truth]
+        results = evaluate("pets_split", found, "bbox")
+    assert list(results) == ["bbox_A", "bbox_B", "bbox"]
+    assert "C" not in caplog.text.split("Evaluation by split 'pets'")[1].split("\n", 3)[3]
 
 
 def test_a_category_without_ground_truth_makes_no_nan(pets):

@@ -271,6 +271,17 @@ def test_results_of_all_a_and_b(caplog, tmp_path):
 
 
 @pytest.mark.usefixtures("pets")
+def test_results_of_categories_with_image_labels_only():
+    results = evaluate(RIGHT, class_split=ClassSplit("s", {"cat"}, {"cup", "car"}, {"dog"}))
+    tasks = ("bbox", "segm")
+    assert set(results) == {f"{t}{s}" for t in tasks for s in ("", "_A", "_B", "_C")}
+    whole = evaluate(RIGHT, class_split=ClassSplit("s", {"cat"}, {"dog"}, {"cup", "car"}))
+    for task in tasks:
+        assert results[f"{task}_C"]["AP"] == pytest.approx(100)
+        assert math.isnan(whole[f"{task}_C"]["AP"])
+
+
+@pytest.mark.usefixtures("pets")
 def test_only_categories_that_were_looked_for_can_be_wrong():
     perfect = evaluate(RIGHT)
     assert perfect["segm"]["AP"] == pytest.approx(100)

@@ -6,13 +6,17 @@ from detectron2.data import MetadataCatalog
 
 from maskx_d2.splits import (
     COCO_VOC_CLASSES,
+    SHAPES,
     SHAPES_CLASSES,
+    TEXTURES,
     ClassSplit,
+    coco_a20b30c30,
     coco_nonvoc2voc,
     coco_random_splits,
     coco_voc2nonvoc,
     load_split,
     random_split,
+    shapes_a18b9c9,
     shapes_a27b9,
 )
 
@@ -28,11 +32,31 @@ def test_indices_follow_the_order_of_the_data_set():
     )
 
 
+def test_categories_of_which_only_image_labels_are_known():
+    split = ClassSplit("s", {"car"}, {"dog"}, {"cup", "cat"})
+    assert split.indices(CLASSES) == ([3], [1])
+    assert split.labels_only_indices(CLASSES) == [0, 2]
+    assert split.indices_of_sets(CLASSES) == {"A": [3], "B": [1], "C": [0, 2]}
+    assert [split.set_of(c) for c in CLASSES] == ["C", "B", "C", "A"]
+    # Nobody meets an empty set C.
+    without = ClassSplit("s", {"car", "cat"}, {"dog", "cup"})
+    assert without.labels_only_indices(CLASSES) == []
+    assert list(without.sets) == list(without.indices_of_sets(CLASSES)) == ["A", "B"]
+
+
+def test_swapping_leaves_c_where_it_is():
+    split = ClassSplit("s", {"car"}, {"dog"}, {"cup", "cat"})
+    assert split.swapped() == ClassSplit("s_swapped", {"dog"}, {"car"}, {"cup", "cat"})
+    assert split.swapped().swapped("s") == split
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [
         (ClassSplit("s", {"cat", "dgo"}, {"cup", "car"}), r"'dgo' \(did you mean 'dog'\?\)"),
         (ClassSplit("s", {"cat"}, {"cup", "car"}), r"does not say whether 'dog'"),
+        (ClassSplit("s", {"cat"}, {"cup"}, {"car"}), r"does not say whether 'dog'.*labels_only"),
+        (ClassSplit("s", {"cat"}, {"cup", "car"}, {"dgo"}), r"'dgo' \(did you mean 'dog'\?\)"),
     ],
 )
 def test_a_split_that_does_not_fit_is_an_error_that_names_the_categories(split, message):
@@ -43,6 +67,14 @@ def test_a_split_that_does_not_fit_is_an_error_that_names_the_categories(split, 
 def test_a_category_belongs_to_one_set():
     with pytest.raises(ValueError, match="'dog' in with_masks and in boxes_only"):
         ClassSplit("s", {"cat", "dog"}, {"dog"})
+    with pytest.raises(ValueError, match="'cat' in with_masks and in labels_only"):
+        ClassSplit("s", {"cat", "dog"}, {"cup"}, {"cat"})
+    with pytest.raises(ValueError, match="'cup' in boxes_only and in labels_only"):
+        ClassSplit("s", {"cat", "dog"}, {"cup"}, {"cup"})
+    with pytest.raises(ValueError, match=r"labels_only must be a collection.*'cup'"):
+        ClassSplit("s", {"cat", "dog"}, set(), "cup")
+    with pytest.raises(KeyError, match="does not name 'car'"):
+        ClassSplit("s", {"cat", "dog"}, {"cup"}).set_of("car")
     with pytest.raises(ValueError, match="with_masks is empty"):
         ClassSplit("s", set(), {"dog"})
     with pytest.raises(ValueError, match="not the single string 'cat'"):
@@ -80,6 +112,10 @@ def test_split_file_round_trip(tmp_path):
     path = tmp_path / "farm.json"
     path.write_text(json.dumps({"with_masks": ["cat"], "boxes_only": ["dog"]}))
     assert load_split(path) == ClassSplit("farm", frozenset({"cat"}), frozenset({"dog"}))
+    path.write_text(
+        json.dumps({"with_masks": ["cat"], "boxes_only": ["dog"], "labels_only": ["zebra"]})
+    )
+    assert load_split(path) == ClassSplit("farm", {"cat"}, {"dog"}, {"zebra"})
 
 
 @pytest.mark.parametrize(
@@ -90,6 +126,10 @@ def test_split_file_round_trip(tmp_path):
         ('{"with_masks": "cat", "boxes_only": []}', "needs the key 'with_masks' with a list"),
         ('{"with_masks": ["cat", "cat"], "boxes_only": []}', "lists 'cat' twice"),
         ('{"with_masks": ["cat"], "boxes_only": ["cat"]}', "'cat' in with_masks and"),
+        (
+            '{"with_masks": ["cat"], "boxes_only": [], "labels_only": "cup"}',
+            "needs the key 'labels_only' with a list",
+        ),
         ('{"with_masks": ["cat"], ', "is not valid JSON"),
         ("[]", "must hold a JSON object"),
     ],
@@ -135,3 +175,15 @@ def test_random_split_of_any_data_set():
     for size in (0, 10, -1):
         with pytest.raises(ValueError, match="from 1 to 9"):
             random_split(names, size, seed=1)
+
+
+def test_presets_with_image_labels():
+    split = shapes_a18b9c9(SHAPES_CLASSES)
+    assert {k: len(v) for k, v in split.sets.items()} == {"A": 18, "B": 9, "C": 9}
+    assert split.boxes_only == shapes_a27b9(SHAPES_CLASSES).boxes_only
+    assert {name.split()[0] for name in split.with_masks} == set(TEXTURES)
+    assert {name.split()[1] for name in split.with_masks} == set(SHAPES)
+    names = [f"other {i}" for i in range(60)] + sorted(COCO_VOC_CLASSES)
+    sets = coco_a20b30c30(names).indices_of_sets(names)
+    assert sets["A"] == list(range(60, 80))
+    assert sets["B"] == list(range(0, 60, 2)) and sets["C"] == list(range(1, 60, 2))

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,81 @@ def greenest_and_reddest(picture):
     """How strongly green and red show anywhere in the picture."""
     red, green, _ = np.moveaxis(picture.astype(int), -1, 0)
     return (green - red).max(), (red - green).max()
+
+
+GRADES = Metadata(
+    thing_classes=["cat", "dog", "cup", "car"],
+    class_split=ClassSplit("grades", {"cat"}, {"dog"}, {"cup", "car"}),
+)
+
+
+def test_c_is_violet():
+    for category, is_violet in ((0, False), (1, False), (2, True), (3, True)):
+        picture = draw_instances(WHITE, make_targets([True], [category]), GRADES, labels=False)
+        red, green, blue = np.moveaxis(picture.astype(int), -1, 0)
+        assert bool((blue - np.maximum(red, green)).max() > 80) is is_violet
+
+
+def test_sets_differ_without_colours():
+    """The boxes of A are solid lines, those of B are dashed, and those of C dotted."""
+    white = np.full((200, 200, 3), 255, np.uint8)
+    drawn, pieces = [], []
+    for category in (0, 1, 2):
+        target = Instances((200, 200), gt_boxes=Boxes([[20, 100, 180, 180]]))
+        target.gt_classes = torch.tensor([category])
+        edge = draw_instances(white, target, GRADES, labels=False)[100, 30:170].min(axis=-1) < 200
+        drawn.append(edge.mean())
+        pieces.append(int((np.diff(edge.astype(int)) == 1).sum()))
+    assert drawn[0] == 1 and drawn[1] < 0.9 and drawn[2] < 0.9
+    assert pieces[0] == 0 < pieces[1] < pieces[2]
+
+
+# Machado, Oliveira and Fernandes 2009, "A Physiologically-based Model for Simulation of Color
+# Vision Deficiency", severity 1, of linear RGB.
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
+
+
+def lab(linear):
+    """CIELAB (D65) of linear RGB."""
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    x, y, z = np.cbrt(to_xyz @ linear / [0.9505, 1.0, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_the_colours_differ_for_everyone(deficiency):
+    seen = {}
+    for letter, color in visualization.SET_COLORS.items():
+        over_grey = (np.array(color) + 0.5) / 2  # as masks are drawn
+        linear = ((over_grey + 0.055) / 1.055) ** 2.4
+        seen[letter] = lab(np.clip(DEFICIENCIES[deficiency] @ linear, 0, 1))
+    for one, other in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) > 25, (one, other)
 
 
 @pytest.mark.parametrize(("category", "is_green"), [(0, True), (1, False), (2, False), (3, True)])

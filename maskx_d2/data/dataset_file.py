@@ -38,7 +38,7 @@ def register_datasets_of_file(path: str | os.PathLike[str]) -> list[str]:
           json: fruit/val.json
           images: fruit/images
           split: fruit_split.json
-          keep_masks: true              # to evaluate on: the masks of B stay
+          keep_masks: true              # to evaluate on: masks of B, boxes and masks of C stay
         coco_fruit:
           base: coco_2017_train
           split: coco_fruit_split.json

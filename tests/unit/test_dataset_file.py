@@ -51,6 +51,18 @@ def test_each_entry_is_a_data_set(file):
     assert MetadataCatalog.get("all_pets").get("class_split") is None
 
 
+def test_a_split_file_may_have_categories_with_image_labels_only(file, tmp_path):
+    split = {"with_masks": ["cat", "dog"], "boxes_only": ["cup"], "labels_only": ["car"]}
+    (tmp_path / "pets.json").write_text(json.dumps(split))
+    register_datasets_of_file(file)
+    for name, classes in (("pets_train", 3), ("more_pets", 3), ("pets_val", 4)):
+        for record in DatasetCatalog.get(name):
+            assert {a["category_id"] for a in record["annotations"]} == set(range(classes))
+            assert record["image_labels"] == [0, 1, 2, 3]
+        assert MetadataCatalog.get(name).class_split.labels_only == {"car"}
+    assert not any("image_labels" in record for record in DatasetCatalog.get("all_pets"))
+
+
 @pytest.mark.parametrize("given", [None, "elsewhere", "/abs/olute"])
 def test_the_folder_of_detectron2s_data_sets(file, tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)

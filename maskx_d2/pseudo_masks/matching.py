@@ -45,12 +45,13 @@ def best_covering(
     return int(covering[np.argmax(np.asarray(scores)[covering])])
 
 
-def response_box(response: NDArray[np.floating]) -> list[float]:
+def response_box(response: NDArray[np.floating], scale: float = 1.0) -> list[float]:
     """
     The box that, filled evenly, has the mean and the spread of a response.
 
     Args:
         response: (H, W), not negative; one without anything is taken for even.
+        scale: by which its sides are multiplied before it is clipped to the image.
 
     Returns:
         ``[x, y, width, height]`` in pixels, at least one pixel each way, within the image.
@@ -64,7 +65,7 @@ def response_box(response: NDArray[np.floating]) -> list[float]:
         places = np.arange(size) + 0.5
         mean = float(shares @ places)
         spread = math.sqrt(float(shares @ (places - mean) ** 2))
-        half = max(math.sqrt(3) * spread, 0.5)  # a uniform distribution's
+        half = max(scale * math.sqrt(3) * spread, 0.5)  # a uniform distribution's
         start = min(max(mean - half, 0.0), size - 1.0)
         sides.append((start, max(min(mean + half, float(size)) - start, 1.0)))
     (x, width), (y, height) = sides

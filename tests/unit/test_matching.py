@@ -40,6 +40,11 @@ def test_an_even_response_gives_its_own_box(corners):
     assert found == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.2)
 
 
+def test_a_box_is_enlarged_about_its_middle_within_the_image():
+    found = response_box(boxes((10, 2, 14, 8))[0].astype(np.float32), 2.0)
+    assert found == pytest.approx([8, 0, 8, 11], abs=0.4)
+
+
 def test_a_few_pixels_far_away_hardly_matter_and_nothing_is_the_whole_image():
     response = 1000.0 * boxes((10, 8, 16, 14))[0]
     x, y, w, h = response_box(response)

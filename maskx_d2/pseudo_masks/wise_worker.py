@@ -77,8 +77,8 @@ class InstanceFinder:
     A peak of a label's response map is an instance. Its mask is a proposal, see
     :func:`~maskx_d2.pseudo_masks.matching.best_covering`, and ``mask_source`` says ``"wise"``.
     Where no proposal covers the peak, it is GrabCut's of a box twice as large as the peak's
-    response, ``"wise+grabcut"``; and where that finds nothing, the whole box, ``"wise+box"``. Of masks that
-    are much alike only that of the largest peak stays.
+    response, ``"wise+grabcut"``; and where that finds nothing, the whole box, ``"wise+box"``. Of
+    masks that are much alike only that of the largest peak stays.
 
     ``score`` is the probability that the classifier gives the label at the peak, and
     ``mask_weight`` as much, but 0 of a whole box, which then counts as a box. A proposal's own

@@ -46,9 +46,9 @@ def find_peaks(responses: Tensor, valid: Tensor | None = None, *, window: int = 
 
 def peak_stimulation(responses: Tensor, valid: Tensor | None = None, *, window: int = 3) -> Tensor:
     """
-    Class scores: the mean of each map's peaks (Zhou et al., CVPR 2018, equation 2).
+    Class scores: the mean of each map's peaks (Zhou et al., CVPR 2018, section 3.2).
 
-    So only peaks get a gradient, and share it equally (equation 3).
+    So only peaks get a gradient, and share it equally.
 
     Args:
         responses, valid, window: see :func:`find_peaks`.

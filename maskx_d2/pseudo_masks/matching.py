@@ -21,7 +21,7 @@ def best_covering(
     """
     The proposal of a peak: of those that cover it, the one with the highest score.
 
-    This is how "Where are the Masks" chooses (Laradji et al., BMVC 2019, section 3).
+    This is how "Where are the Masks" chooses (Laradji et al., BMVC 2019).
 
     Args:
         masks: (S, H, W).

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import GenericMask, Visualizer
 from numpy.typing import NDArray
 
 from .data import has_mask
@@ -114,13 +114,25 @@ def readable_scale(image: _Image) -> float:
 
 class _Visualizer(Visualizer):
     """
-    Detectron2's, with labels inside the picture and below those that they would cover, and with a
-    line style for each colour.
+    Detectron2's, with labels inside the picture and below those that they would cover, with a line
+    style for each colour, and with masks that keep their holes.
     """
 
     def __init__(self, image: _Image, metadata: Metadata, *, scale: float) -> None:
         super().__init__(image, metadata, scale=scale)
         self._labels: list[Any] = []  # where they are, in pixels of the picture, y upwards
+
+    def overlay_instances(
+        self, *, masks: list[Any] | None = None, assigned_colors: list[Any], **kwargs: Any
+    ) -> Any:
+        """See :meth:`Visualizer.overlay_instances`, which fills holes twice."""
+        if masks is not None:
+            masks = self._convert_masks(masks)
+            for i, mask in enumerate(masks):
+                if mask.has_holes:
+                    self.draw_binary_mask(mask.mask, assigned_colors[i])
+                    masks[i] = GenericMask([], *mask.mask.shape)
+        return super().overlay_instances(masks=masks, assigned_colors=assigned_colors, **kwargs)
 
     def draw_box(
         self, box_coord: Any, alpha: float = 0.5, edge_color: Any = "g", line_style: str = "-"

@@ -42,6 +42,19 @@ def test_c_is_violet():
         assert bool((blue - np.maximum(red, green)).max() > 80) is is_violet
 
 
+def test_masks_keep_their_holes(metadata):
+    ring = np.zeros((64, 64), dtype=bool)
+    ring[10:50, 10:50] = True
+    ring[22:38, 22:38] = False
+    instances = Instances((64, 64), pred_boxes=Boxes([[10, 10, 50, 50]]))
+    instances.scores, instances.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.long)
+    instances.pred_masks = torch.from_numpy(ring[None])
+    picture = draw_instances(WHITE, instances, metadata, labels=False, scale=4)
+    assert (picture[4 * 26 : 4 * 34, 4 * 26 : 4 * 34] == 255).all()
+    beside = picture[4 * 14 : 4 * 18, 4 * 26 : 4 * 34]
+    assert (beside[..., 0] < 200).all() and (beside[..., 1] > beside[..., 0]).all()
+
+
 def test_sets_differ_without_colours():
     """The boxes of A are solid lines, those of B are dashed, and those of C dotted."""
     white = np.full((200, 200, 3), 255, np.uint8)

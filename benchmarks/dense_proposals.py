@@ -6,8 +6,8 @@ DeepMask over a whole scene at once, against the same model patch by patch.
     python benchmarks/dense_proposals.py --device cuda --height 480 --width 640
 
 The model is the one of configs/coco/voc2nonvoc/deepmask_R_50_C4_1x.yaml with random weights. Both
-score every place of the scene; dense, the mask branch is used at the best places alone, patch by
-patch it is too. The time of patches is that of a part of them, times how many there are.
+score every place of the scene; the dense scan's time is with the masks of its best places, that of
+patches without any. The time of patches is that of a part of them, times how many there are.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ CONFIG = "coco/voc2nonvoc/deepmask_R_50_C4_1x.yaml"
 
 def seconds(function: Callable[[], object], device: str) -> float:
     """Of one call."""
+    if device != "cpu":
+        torch.cuda.synchronize()
     start = time.perf_counter()
     function()
     if device != "cpu":

@@ -109,11 +109,6 @@ def train(folder: Path, config: str, data: str, seed: int, opts: list[str]) -> N
             *(f"train.output_dir={folder}", f"train.seed={seed}"),
             f"dataloader.train.dataset.names={data}",
             "dataloader.test.dataset.names=shapes_test_a18b9c9",
-            *(
-                [f"dataloader.evaluator.output_dir={folder}/inference"]
-                if config != "image_labels"
-                else []
-            ),
             *opts,
         ],
     )

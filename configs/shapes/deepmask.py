@@ -35,5 +35,7 @@ model = L(DeepMask)(
     pixel_std=mask_rcnn.pixel_std,
 )
 
-dataloader.evaluator = L(MaskProposalEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(MaskProposalEvaluator)(
+    dataset_name="${..test.dataset.names}", output_dir="${...train.output_dir}/inference"
+)
 train.output_dir = "output/shapes/deepmask"

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .._counted import counted
 from ..pseudo_masks import (
     Parameters,
@@ -65,8 +67,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--split", help=f"which categories have masks: a split file, or {', '.join(SPLITS)}"
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    parser.add_argument("--workers", type=int, default=cores, help=f"processes ({cores})")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help=f"processes ({_cores()}; 1 with --method wise on a GPU, of which each takes a share)",
+    )
     parser.add_argument(
         "--iterations",
         type=int,
@@ -113,12 +118,19 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_run, parser=parser)
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 def _run(args: argparse.Namespace) -> int:
     args.parser.check_file("--output", args.output)
     try:
         parameters = Parameters(args.iterations, args.margin, args.max_side, args.min_fill)
     except ValueError as e:
         args.parser.error(f"--{str(e).rstrip('.').replace('_', '-')}")
+    if args.workers is None:
+        on_gpu = args.method == "wise" and torch.cuda.is_available()
+        args.workers = 1 if on_gpu else _cores()
     if args.workers < 1:
         args.parser.error("--workers must be at least 1")
     source = find_source(args)

@@ -23,10 +23,10 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 
 from .coco_reader import read_images, read_section
-from .image_labels import keep_labels_only, labels_of_entry
+from .image_labels import keep_labels_only, read_labels
 from .partial_masks import has_mask, mask_weight, usable_polygons
 
-__all__ = ["add_annotations", "is_box", "load_coco_json"]
+__all__ = ["add_annotations", "contiguous_ids", "is_box", "load_coco_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def load_coco_json(
     Raises:
         ValueError: if an annotation or an image can't be used; it says which, and why.
     """
-    contiguous = _contiguous(categories)
+    contiguous = contiguous_ids(categories)
     with _without_garbage_collection():
         records = {}
         for image in read_images(json_file, progress=comm.is_main_process()):
@@ -72,12 +72,7 @@ def load_coco_json(
                 "image_id": image["id"],
                 "annotations": [],
             }
-            if "image_labels" in image:
-                try:
-                    labels = labels_of_entry(image, contiguous)
-                except ValueError as e:
-                    raise ValueError(f"{json_file}: image {image['id']}: {e}") from e
-                records[image["id"]]["image_labels"] = labels
+            records[image["id"]] |= read_labels(image, contiguous, json_file)
     return add_annotations(
         records, json_file, categories, boxes_only=boxes_only, labels_only=labels_only
     )
@@ -102,7 +97,7 @@ def add_annotations(
     Returns:
         the dataset dicts in the order of the image ids.
     """
-    contiguous = _contiguous(categories)
+    contiguous = contiguous_ids(categories)
     without_boxes = frozenset(labels_only)
     without_masks = without_boxes.union(boxes_only)
     labelled = bool(labels_only) or any("image_labels" in r for r in records.values())
@@ -132,7 +127,8 @@ def add_annotations(
     return keep_labels_only(dataset_dicts) if labelled else dataset_dicts
 
 
-def _contiguous(categories: Mapping[int, str]) -> dict[int, int]:
+def contiguous_ids(categories: Mapping[int, str]) -> dict[int, int]:
+    """Contiguous ids, in [0, K), by the ids of a file's categories, in their order."""
     return {category_id: i for i, category_id in enumerate(sorted(categories))}
 
 

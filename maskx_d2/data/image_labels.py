@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["keep_labels_only", "labels_of_entry"]
+__all__ = ["keep_labels_only", "labels_of_entry", "read_labels"]
 
 
 def keep_labels_only(
@@ -67,3 +67,24 @@ def labels_of_entry(image: Mapping[str, Any], contiguous: Mapping[int, int]) -> 
         if isinstance(label, bool) or not isinstance(label, int) or label not in contiguous:
             raise ValueError(f"image_labels has {label!r:.40}, which is no category's id.")
     return sorted({contiguous[label] for label in labels})
+
+
+def read_labels(
+    image: Mapping[str, Any], contiguous: Mapping[int, int], json_file: str
+) -> dict[str, list[int]]:
+    """
+    What an image's dataset dict has of its labels: nothing, where the file says nothing.
+
+    Args:
+        image, contiguous: see :func:`labels_of_entry`.
+        json_file: for messages.
+
+    Raises:
+        ValueError: see :func:`labels_of_entry`; it names the file and the image as well.
+    """
+    if "image_labels" not in image:
+        return {}
+    try:
+        return {"image_labels": labels_of_entry(image, contiguous)}
+    except ValueError as e:
+        raise ValueError(f"{json_file}: image {image['id']}: {e}") from e

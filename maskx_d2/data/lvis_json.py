@@ -14,8 +14,9 @@ from typing import Any
 
 from detectron2.utils import comm
 
-from .coco_json import add_annotations
+from .coco_json import add_annotations, contiguous_ids
 from .coco_reader import read_section
+from .image_labels import read_labels
 
 __all__ = ["load_lvis_json"]
 
@@ -48,6 +49,7 @@ def load_lvis_json(
     Raises:
         ValueError: if an image or an annotation can't be used; it says which, and why.
     """
+    contiguous = contiguous_ids(categories)
     records = {}
     for image in read_section(json_file, "images", progress=comm.is_main_process()):
         for key in ("id", "height", "width"):
@@ -63,6 +65,7 @@ def load_lvis_json(
             "neg_category_ids": image.get("neg_category_ids", []),
             "not_exhaustive_category_ids": image.get("not_exhaustive_category_ids", []),
             "annotations": [],
+            **read_labels(image, contiguous, json_file),
         }
     return add_annotations(
         records, json_file, categories, boxes_only=boxes_only, labels_only=labels_only

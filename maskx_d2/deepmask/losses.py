@@ -34,6 +34,7 @@ def deepmask_losses(
         ``loss_mask`` and ``loss_score``, scalars; zero with gradients of zero for R = 0.
     """
     count = max(len(labels), 1)
+    mask_logits, score_logits = mask_logits.float(), score_logits.float()  # of autocast
     mask_signs = 2 * masks.to(mask_logits.dtype) - 1
     signs = 2 * labels.to(score_logits.dtype) - 1
     per_pixel = F.softplus(-mask_signs * mask_logits)

@@ -147,7 +147,7 @@ class MaskXTrainer(DefaultTrainer):
             cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
         )
         if isinstance(kwargs["dataset"], list):  # else one that is read as it is used
-            needed = (
+            needed = cfg.MODEL.META_ARCHITECTURE == "DeepMask" or (
                 cfg.MODEL.MASK_ON
                 and trains_masks(cfg.MODEL.MASKX.TRAINED_MODULES)
                 and BoxSupervision.of_config(cfg) is None

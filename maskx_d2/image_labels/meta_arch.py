@@ -27,8 +27,9 @@ class Peaks(NamedTuple):
     """
     Where an image's categories respond most.
 
-    ``classes`` (P,) int64; ``points`` (P, 2) float x, y in pixels of the image; ``responses`` (P,)
-    logits; ``maps`` (P, H, W) float, each of sum 1: the pixels that the response is made of.
+    ``classes`` (P,) int64; ``points`` (P, 2) float x, y in pixels of the image, 0.5 being the middle
+    of the first: what a feature is centred on in padded networks such as ResNets; ``responses``
+    (P,) logits; ``maps`` (P, H, W) float, each of sum 1: the pixels that the response is made of.
     They are in the order of ``classes``, for each by falling response.
     """
 
@@ -193,7 +194,7 @@ class PeakResponseClassifier(nn.Module):
         table = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
         return Peaks(
             table[:, 0].long(),
-            ((table[:, 1:3] + 0.5) * self.stride).float(),
+            (table[:, 1:3] * self.stride + 0.5).float(),
             table[:, 3].float(),
             torch.cat(maps).detach().cpu(),
         )

@@ -87,8 +87,11 @@ def test_a_yaml_config_trains_and_writes_proposals_for_other_detectors(pets, tmp
 
 
 def test_data_without_any_mask_are_refused(pets, tmp_path):
-    with pytest.raises(ValueError, match="no instance of pets_boxes has a mask"):
-        MaskXTrainer(yaml_cfg(tmp_path, train="pets_boxes"))
+    cfg = yaml_cfg(tmp_path, train="pets_boxes")
+    for weight in (0.0, 1.0):  # it has no mask head that could learn from boxes
+        cfg.MODEL.MASKX.BOX_PROJECTION_WEIGHT = weight
+        with pytest.raises(ValueError, match="no instance of pets_boxes has a mask"):
+            MaskXTrainer(cfg)
     opts = ["dataloader.train.dataset.names=pets_boxes", "train.device=cpu"]
     opts += ["dataloader.train.num_workers=0", f"train.output_dir={tmp_path / 'run'}"]
     with pytest.raises(ValueError, match="no instance of pets_boxes has a mask"):

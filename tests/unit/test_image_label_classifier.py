@@ -192,7 +192,7 @@ def test_peaks_of_the_asked_categories_with_their_maps():
         peaks = model.peaks(x, [0, 2], 4.0)
     assert peaks.classes.tolist() == [0, 0, 2]  # of category 2 none is large enough: its largest
     assert peaks.responses.tolist() == [9.0, 5.0, 2.0]
-    assert peaks.points.tolist() == [[6.0, 6.0], [26.0, 18.0], [14.0, 10.0]]
+    assert peaks.points.tolist() == [[4.5, 4.5], [24.5, 16.5], [12.5, 8.5]]
     assert peaks.maps.shape == (3, 24, 32)
     for (x0, y0), response in zip([(4, 4), (24, 16), (12, 8)], peaks.maps):
         assert response[y0 : y0 + 4, x0 : x0 + 4].sum().item() == pytest.approx(1)
@@ -246,10 +246,16 @@ def test_a_resnet_says_which_pixels_it_looked_at(norm):
     assert torch.equal(model([x])[0]["image_scores"], before)
     assert len(peaks.classes) > 1 and (peaks.maps >= 0).all()
     reach = 60  # at most: half of the receptive field, and a feature
+    off_center = []
     for (px, py), response in zip(peaks.points.tolist(), peaks.maps):
         assert response.sum().item() == pytest.approx(1, abs=1e-4)
         rows, columns = response.nonzero().unbind(1)
         assert (rows - py).abs().max() < reach and (columns - px).abs().max() < reach
+        for places, size, point in ((rows, 96, py), (columns, 64, px)):
+            first, last = places.min().item(), places.max().item() + 1
+            if first > 0 and last < size:  # all that the peak's feature sees is in the image
+                off_center.append((first + last) / 2 - point)
+    assert off_center and max(map(abs, off_center)) < 1
     assert all(p.grad is None for p in model.parameters())
     assert norm != "FrozenBN" or isinstance(trunk.stem.conv1.norm, FrozenBatchNorm2d)
 

@@ -1,6 +1,7 @@
 """LVIS's files and splits: as detectron2 reads them, without what no training may see."""
 
 import json
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,6 +53,19 @@ def test_it_gives_what_detectron2_gives(tmp_path):
             del annotation["id"], annotation["iscrowd"]
     assert ours == load_stock(file, f"{tmp_path}/", "lvis_v1_like")
     assert ours[1]["file_name"] == f"{tmp_path}/val2017/000000000009.jpg"
+
+
+def test_labels_of_images(tmp_path):
+    file = Path(write_lvis(tmp_path))
+    content = json.loads(file.read_text())
+    content["images"][1]["image_labels"] = [2, 1]
+    file.write_text(json.dumps(content))
+    records = load_lvis_json(str(file), f"{tmp_path}/", dict(enumerate(V1, start=1)))
+    assert [r["image_labels"] for r in records] == [[0, 1, 792, 1202], [0, 792, 1202]]
+    content["images"][1]["image_labels"] = [0]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"lvis\.json: image 5: image_labels has 0"):
+        load_lvis_json(str(file), f"{tmp_path}/", dict(enumerate(V1, start=1)))
 
 
 def test_a_registered_data_set_without_the_masks_of_b(tmp_path):

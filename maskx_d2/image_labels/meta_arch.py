@@ -27,7 +27,7 @@ class Peaks(NamedTuple):
     """
     Where an image's categories respond most.
 
-    ``classes`` (P,) int64; ``points`` (P, 2) float x, y in pixels of the image, 0.5 being the middle
+    ``classes`` (P,) int64; ``points`` (P, 2) float x, y in pixels of the image, 0.5 the middle
     of the first: what a feature is centred on in padded networks such as ResNets; ``responses``
     (P,) logits; ``maps`` (P, H, W) float, each of sum 1: the pixels that the response is made of.
     They are in the order of ``classes``, for each by falling response.

@@ -81,10 +81,9 @@ def main() -> None:
 def pseudo_instances(folder: Path, seed: int, opts: list[str]) -> Path:
     """The training set's file with instances of C, of a DeepMask and a classifier."""
     deepmask, labels, file = folder / "deepmask", folder / "labels", folder / "wise.json"
-    names = ["dataloader.train.dataset.names=shapes_train_a18b9c9"]
     train(deepmask, "deepmask", "shapes_train_a18b9c9", seed, opts)
     argv = [*TRAIN_NET, "--eval-only", "--config-file", str(ROOT / "configs/shapes/deepmask.py")]
-    argv += [f"train.init_checkpoint={deepmask / 'model_final.pth'}", *names]
+    argv += [f"train.init_checkpoint={deepmask / 'model_final.pth'}"]
     argv += [f"train.output_dir={deepmask}", f"dataloader.evaluator.output_dir={deepmask}"]
     once(deepmask, [*argv, "dataloader.test.dataset.names=shapes_train"], "proposals.txt")
     # As WISE begins with a trunk that knows something.

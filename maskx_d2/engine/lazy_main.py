@@ -15,7 +15,11 @@ from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import build_detection_train_loader
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -35,6 +39,7 @@ from torch import nn
 from ..data import PartialMaskDatasetMapper, TrainLoader, log_supervision
 from ..deepmask import DeepMask
 from ..evaluation import MaskProbe, rle_evaluation
+from ..image_labels import PeakResponseClassifier
 from ..modeling import check_supervised_masks_only
 from .autocast import CPUAutocastTrainer
 from .category_counts import check_category_counts
@@ -221,9 +226,16 @@ def _trainer_class(cfg: DictConfig) -> type[SimpleTrainer]:
 
 
 def build_train_loader(cfg: DictConfig) -> Any:
-    """The config's loader; in place of detectron2's own, one that a training can resume."""
+    """
+    The config's loader; in place of detectron2's own, one that a training can resume.
+
+    Raises:
+        ValueError: if it keeps from the model what that learns from, or there is no mask to learn
+            from.
+    """
     if _located(cfg.dataloader.train._target_) is not build_detection_train_loader:
         return instantiate(cfg.dataloader.train)
+    _check_what_is_kept_back(cfg)
     kwargs = {k: instantiate(v) for k, v in cfg.dataloader.train.items() if k != "_target_"}
     names = cfg.dataloader.train.dataset.get("names")
     if names and isinstance(kwargs["dataset"], list):
@@ -238,6 +250,25 @@ def build_train_loader(cfg: DictConfig) -> Any:
             ),
         )
     return TrainLoader(**kwargs)
+
+
+def _check_what_is_kept_back(cfg: DictConfig) -> None:
+    """What models of yaml configs check for themselves: here they don't see the data's config."""
+    model, data = _located(cfg.model._target_), cfg.dataloader.train
+    if model is PeakResponseClassifier:
+        is_stock = _located(data.dataset.get("_target_")) is get_detection_dataset_dicts
+        if is_stock and data.dataset.get("filter_empty", True):
+            raise ValueError(
+                "PeakResponseClassifier learns from images that have labels and no instance; set "
+                "dataloader.train.dataset.filter_empty to False."
+            )
+    elif model is DeepMask:
+        mapper = _located(data.mapper.get("_target_"))
+        is_stock = isinstance(mapper, type) and issubclass(mapper, DatasetMapper)
+        if is_stock and not data.mapper.get("use_instance_mask", False):
+            raise ValueError(
+                "DeepMask learns from masks; set dataloader.train.mapper.use_instance_mask to True."
+            )
 
 
 def _located(target: Any) -> Any:

@@ -73,3 +73,25 @@ def test_the_shapes_config_trains_and_is_evaluated(tmp_path):
         ]
     )
     assert TASKS | {"total_loss"} <= metrics(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("config", "opt", "message"),
+    [
+        (
+            "shapes/image_labels.py",
+            "dataloader.train.dataset.filter_empty=True",
+            r"labels and no instance; set dataloader\.train\.dataset\.filter_empty to False",
+        ),
+        (
+            "shapes/deepmask.py",
+            "dataloader.train.mapper.use_instance_mask=False",
+            r"learns from masks; set dataloader\.train\.mapper\.use_instance_mask to True",
+        ),
+    ],
+)
+def test_a_lazy_config_that_keeps_back_what_teaches_is_refused(tmp_path, config, opt, message):
+    opts = ["dataloader.train.dataset.names=pets_train", "dataloader.train.num_workers=0", opt]
+    opts += ["train.device=cpu", f"train.output_dir={tmp_path / 'run'}"]
+    with pytest.raises(ValueError, match=message):
+        run(["--config-file", model_zoo.get_config_file(config), *opts])

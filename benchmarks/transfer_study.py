@@ -8,7 +8,7 @@ detector plays no part and a variant takes a minute or two. Detectors are those 
     python datasets/make_emoji.py
     maskx experiments run configs/grids/emoji40.yaml --only shared
     python benchmarks/transfer_study.py --seeds 0 1 2
-    python benchmarks/transfer_study.py --seeds 0 1 2 --only 'dropout*'
+    python benchmarks/transfer_study.py --seeds 0 1 2 --only paper --boxes all
 
 Each seed has a detector, a set A and an initialisation of its own. What is measured already is not
 measured again. The table shows AR (IoU 0.5 to 0.95) of the masks in 28 × 28 pixels.
@@ -174,6 +174,23 @@ VARIANTS: dict[str, tuple[MakeT, dict[str, Any]]] = {
 }
 
 
+#: what B's boxes teach the mask head: name → weights of its losses
+BOXES: dict[str, dict[str, float]] = {
+    "nothing": {},
+    "projection": {"projection_weight": 0.3},
+    "background": {"background_weight": 1.0},
+    "projection, background": {"projection_weight": 0.3, "background_weight": 1.0},
+    "projection, background, colours": {
+        "projection_weight": 0.3,
+        "background_weight": 1.0,
+        "affinity_weight": 0.3,
+    },
+    "projection 1, background": {"projection_weight": 1.0, "background_weight": 1.0},
+    "projection, background 0.3": {"projection_weight": 0.3, "background_weight": 0.3},
+    "projection, background 3": {"projection_weight": 0.3, "background_weight": 3.0},
+}
+
+
 def main() -> None:
     """Measure what is not measured yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
@@ -181,26 +198,36 @@ def main() -> None:
     parser.add_argument("--categories", type=int, default=40)
     parser.add_argument("--with-masks", type=int, default=20, help="of the categories (20)")
     parser.add_argument("--iterations", type=int, default=600)
-    parser.add_argument("--projection", type=float, nargs="+", default=[0.0, 0.3])
+    parser.add_argument(
+        "--boxes",
+        nargs="+",
+        choices=[*BOXES, "all"],
+        metavar="WHAT",
+        default=["nothing", "projection, background"],
+        help=f"what B's boxes teach: {'; '.join(BOXES)}; or all",
+    )
     parser.add_argument("--only", default="*", help="variants of T whose name matches")
     parser.add_argument("--detector", default="output/grids/emoji40/shared/detector/seed{seed}")
     parser.add_argument("--output", type=Path, default=Path("output/transfer_study"))
     args = parser.parse_args()
     names = [name for name in VARIANTS if fnmatch(name, args.only)]
-    figures: dict[tuple[str, float], list[dict[str, float]]] = {}
+    figures: dict[tuple[str, str], list[dict[str, float]]] = {}
     for seed in args.seeds:
         study = None
-        for weight in args.projection:
+        for boxes in BOXES if "all" in args.boxes else args.boxes:
             for name in names:
-                if VARIANTS[name][1].get("rounds") and not weight:
+                settings = VARIANTS[name][1]
+                if settings.get("rounds") and not BOXES[boxes]:
                     continue  # a teacher of B's masks that learns from A's alone is none
-                file = args.output / f"{args.categories}" / f"{name}, projection {weight:g}"
+                if settings.get("all_masks") and BOXES[boxes]:
+                    continue  # there is no box without a mask
+                file = args.output / f"{args.categories}" / f"{name}; {boxes}"
                 file /= f"seed{seed}_{args.iterations}.json"
                 if not file.is_file():
                     study = study or Study(args, seed)
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(json.dumps(study.measure(name, weight)))
-                figures.setdefault((name, weight), []).append(json.loads(file.read_text()))
+                    file.write_text(json.dumps(study.measure(name, boxes)))
+                figures.setdefault((name, boxes), []).append(json.loads(file.read_text()))
     print(table(figures))
 
 
@@ -213,7 +240,7 @@ class Study:
         self.train_set = f"emoji{args.categories}_train_{part}"
         self.val_set = f"emoji{args.categories}_val_{part}"
         # True boxes of all categories, each with its mask.
-        self.truth = self._cache(self.val_set, mask_rois="ground_truth", weight=0.0)
+        self.truth = self._cache(self.val_set, mask_rois="ground_truth")
         split = class_split_of(self.val_set)
         assert split is not None
         self.sets = dict(zip("AB", split.indices(thing_classes_of(self.val_set))))
@@ -223,12 +250,11 @@ class Study:
         cfg.model.roi_heads.num_classes = self.args.categories
         return cfg
 
-    def _model(self, mask_rois: str, weight: float) -> Any:
+    def _model(self, mask_rois: str, weights: dict[str, float]) -> Any:
         cfg = self._config()
         cfg.model.roi_heads.mask_rois = mask_rois
-        cfg.model.roi_heads.box_supervision.projection_weight = weight
-        if not weight:
-            cfg.model.roi_heads.box_supervision = None
+        cfg.model.roi_heads.box_supervision.update(projection_weight=0.0)
+        cfg.model.roi_heads.box_supervision.update(weights)
         torch.manual_seed(self.seed)
         model = instantiate(cfg.model)
         folder = Path(self.args.detector.format(seed=self.seed))
@@ -237,28 +263,32 @@ class Study:
         with_detector.load(str(folder / "model_final.pth"))
         return freeze_detector(model)
 
-    def _cache(self, data_set: str, mask_rois: str, weight: float) -> RoICache:
+    def _cache(self, data_set: str, mask_rois: str) -> RoICache:
+        """With all that any of the losses looks at."""
         cfg = self._config()
+        every_loss = dict.fromkeys(("projection_weight", "affinity_weight", "background_weight"), 1)
         cfg.dataloader.train.dataset.names = data_set
         return collect_rois(
             "output/grids/emoji/roi_cache",
-            self._model(mask_rois, weight).train(),
+            self._model(mask_rois, every_loss).train(),
             instantiate(cfg.dataloader.train.dataset),
             instantiate(cfg.dataloader.train.mapper),
             settings=f"transfer study {data_set}",
             seed=self.seed,
         )
 
-    def measure(self, name: str, weight: float) -> dict[str, float]:
+    def measure(self, name: str, boxes: str) -> dict[str, float]:
         """Train a variant; AR on A and on B, in percent."""
         settings = VARIANTS[name][1]
         data_set = self.train_set
         if settings.get("all_masks"):
             data_set = f"emoji{self.args.categories}_train"
-        cache = self._cache(data_set, "proposals", weight)
+        cache = self._cache(data_set, "proposals")
+        if not BOXES[boxes]:
+            cache.boxes = None
         taught = None
         for _ in range(settings.get("rounds", 1)):
-            model, prior = self._train(name, weight, cache, taught)
+            model, prior = self._train(name, boxes, cache, taught)
             if settings.get("rounds"):
                 taught = self._masks(model, prior, cache.boxes)
         masks, _ = self._masks(model, prior, self.truth.masks)
@@ -272,10 +302,10 @@ class Study:
         }
 
     def _train(
-        self, name: str, weight: float, cache: RoICache, taught: tuple[Tensor, Tensor] | None
+        self, name: str, boxes: str, cache: RoICache, taught: tuple[Tensor, Tensor] | None
     ) -> tuple[Any, ObjectPrior | None]:
         make, settings = VARIANTS[name]
-        model = self._model("proposals", weight)
+        model = self._model("proposals", BOXES[boxes])
         heads = model.roi_heads
         if settings.get("random"):
             generator = torch.Generator().manual_seed(self.seed)
@@ -299,7 +329,7 @@ class Study:
         n = self.args.iterations
         batches = Batches(cache, cfg.dataloader.train.total_batch_size, self.seed, taught)
         branch = CachedMaskBranch(model.train())
-        bar = tqdm(islice(batches, n), f"{name}, projection {weight:g}, seed {self.seed}", n)
+        bar = tqdm(islice(batches, n), f"{name}; {boxes}; seed {self.seed}", n)
         with EventStorage() as storage:
             for i, batch in enumerate(bar):
                 for group in optimizer.param_groups:
@@ -369,20 +399,20 @@ class Batches(ShuffledRoIs):
             )
 
 
-def table(figures: dict[tuple[str, float], list[dict[str, float]]]) -> str:
+def table(figures: dict[tuple[str, str], list[dict[str, float]]]) -> str:
     """Means over seeds, their deviation, and the paired difference with the paper's T."""
     rows = []
-    for (name, weight), runs in figures.items():
+    for (name, boxes), runs in figures.items():
         on_b = np.array([run["B"] for run in runs])
-        row = [name, f"{weight:g}", _spread(on_b), _spread(np.array([run["A"] for run in runs]))]
-        reference = figures.get(("paper", 0.0))
+        row = [name, boxes, _spread(on_b), _spread(np.array([run["A"] for run in runs]))]
+        reference = figures.get(("paper", "nothing"))
         if reference is not None and reference is not runs and len(runs) > 1:
             difference = on_b - np.array([run["B"] for run in reference])
             error = difference.std(ddof=1) / len(runs) ** 0.5
             half = stats.t.ppf(0.975, len(runs) - 1) * error
             row.append(f"{difference.mean():+.1f} ± {half:.1f}")
         rows.append(row)
-    headers = ["T", "projection", "AR, B", "AR, A", "less the paper's, B (95 %)"]
+    headers = ["T", "B's boxes teach", "AR, B", "AR, A", "less the paper's, B (95 %)"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

@@ -54,11 +54,13 @@ def add_maskx_config(cfg: CfgNode) -> None:
     # whose sides are moved at random by up to MASK_ROI_JITTER of the box's size.
     cfg.MODEL.MASKX.MASK_ROIS = "proposals"
     cfg.MODEL.MASKX.MASK_ROI_JITTER = 0.0
-    # Learn from boxes that have no mask (BoxInst): that the mask reaches the box's sides, and that
-    # neighbouring pixels of one colour belong together. The weights of these losses, 0.0 is off,
-    # and the iterations over which they grow.
+    # Learn from boxes that have no mask: that the mask reaches the box's sides, that neighbouring
+    # pixels of one colour belong together (both BoxInst's), and that it is neither outside the box
+    # nor on other objects' known masks. The weights of these losses, 0.0 is off, and the iterations
+    # over which they grow.
     cfg.MODEL.MASKX.BOX_PROJECTION_WEIGHT = 0.0
     cfg.MODEL.MASKX.BOX_AFFINITY_WEIGHT = 0.0
+    cfg.MODEL.MASKX.BOX_BACKGROUND_WEIGHT = 0.0
     cfg.MODEL.MASKX.BOX_WARMUP_ITERS = 0
     # Stage-wise training: all but the mask branch stays as MODEL.WEIGHTS has it (Table 1d).
     cfg.MODEL.MASKX.FREEZE_DETECTOR = False

@@ -123,6 +123,7 @@ def apply_box_supervision(
     *,
     projection_weight: float = 1.0,
     affinity_weight: float = 0.0,
+    background_weight: float = 0.0,
     warmup_iters: int = 0,
 ) -> DictConfig:
     """
@@ -132,7 +133,7 @@ def apply_box_supervision(
         model: a LazyConfig model whose ``roi_heads`` mix in
             :class:`~maskx_d2.modeling.SupervisedMasksOnly`, such as :func:`apply_maskx` makes. It
             is changed in place.
-        projection_weight, affinity_weight, warmup_iters: see
+        projection_weight, affinity_weight, background_weight, warmup_iters: see
             :class:`~maskx_d2.modeling.BoxSupervision`.
 
     Returns:
@@ -153,6 +154,7 @@ def apply_box_supervision(
     roi_heads.box_supervision = L(BoxSupervision)(
         projection_weight=projection_weight,
         affinity_weight=affinity_weight,
+        background_weight=background_weight,
         warmup_iters=warmup_iters,
     )
     roi_heads.box_supervision.update({k: v for k, v in images.items() if k in model})

@@ -29,7 +29,7 @@ class CachedRoIs:
     Attributes:
         features: (R, C, H, W) float; float16 if they are from a file.
         targets: bool (R, …): masks, (R, M, M), or what
-            :meth:`~maskx_d2.modeling.box_supervision.BoxTargets.packed` makes, (R, 5, M, M).
+            :meth:`~maskx_d2.modeling.box_supervision.BoxTargets.packed` makes, (R, 6, M, M).
         classes: int64 (R,).
     """
 

@@ -36,7 +36,7 @@ __all__ = ["RoIRecorder", "collect_rois", "frozen_weights_hash"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = "masks and boxes"  # of the files, so that others are left alone
+_FORMAT = "masks, boxes and others"  # of the files, so that others are left alone
 
 
 def frozen_weights_hash(model: nn.Module) -> str:
@@ -115,6 +115,7 @@ def _mask_training_of(model: nn.Module) -> list[Any]:
     supervision = getattr(heads, "box_supervision", None)
     if supervision is not None:
         options += ["boxes", supervision.affinity_weight > 0, supervision.affinity_threshold]
+        options += [supervision.background_weight > 0]
     return options
 
 

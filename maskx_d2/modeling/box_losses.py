@@ -3,7 +3,8 @@ What a box says about the mask in it: losses for instances that have a box and n
 
 The two losses of BoxInst (Tian et al., CVPR 2021, sections 3.1 and 3.2), which predicts masks of
 whole images, here for the mask of one RoI: its projection on each axis must be the box's, and
-neighbouring pixels of one colour belong to one side of the contour.
+neighbouring pixels of one colour belong to one side of the contour. And one of ours: what lies
+outside the box, or on another object whose mask is known, is not the object.
 """
 
 from __future__ import annotations
@@ -12,9 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["box_projections", "color_affinity", "color_affinity_loss", "projection_loss"]
+__all__ = [
+    "box_projections",
+    "color_affinity",
+    "color_affinity_loss",
+    "known_background",
+    "known_background_loss",
+    "projection_loss",
+]
 
 _DILATION = 2  # pixels between neighbours, as in BoxInst
+#: The part of an object's box up to which other objects' masks are taken for background. Of boxes
+#: in COCO's photographs that others cover by less than 0.4, 8 to 9 tenths of what is covered is
+#: not the object; by more than 0.6, half of it is: a tie lies on its person's mask.
+MAX_COVERED = 0.5
 #: Half of the eight neighbours (dy, dx): the other four are these, seen from the other end.
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
@@ -69,6 +81,41 @@ def _dice(predicted: Tensor, target: Tensor) -> Tensor:
     overlap = (predicted * target).sum(1)
     total = (predicted**2).sum(1) + (target**2).sum(1)
     return 1 - 2 * overlap / total.clamp(min=1e-5)
+
+
+def known_background(columns: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """
+    Which pixels of a RoI are known not to be its object's.
+
+    Args:
+        columns, rows: (R, M), see :func:`box_projections`.
+        others: bool (R, M, M), the masks of other objects.
+
+    Returns:
+        bool (R, M, M): pixels outside the object's box, and others' pixels, unless they cover more
+        than ``MAX_COVERED`` of the box: then the object is rather on top of them.
+    """
+    inside = rows[:, :, None] * columns[:, None, :]
+    covered = (others * inside).sum((1, 2)) / inside.sum((1, 2))
+    return (inside == 0) | (others & (covered <= MAX_COVERED)[:, None, None])
+
+
+def known_background_loss(logits: Tensor, background: Tensor) -> Tensor:
+    """
+    How much of a mask is where its object is known not to be.
+
+    Args:
+        logits: (R, M, M).
+        background: bool (R, M, M), see :func:`known_background`.
+
+    Returns:
+        A scalar: these pixels' part of the mask loss, which is the mean cross-entropy of all
+        R × M × M pixels, so that a weight of 1 has a known pixel count as one of a known mask. 0
+        with a gradient where there is no RoI.
+    """
+    if not len(logits):
+        return logits.sum() * 0
+    return (F.softplus(logits.float()) * background).mean()
 
 
 def color_affinity(colors: Tensor, theta: float = 2.0) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.layers import cat
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -17,6 +17,8 @@ from .box_losses import (
     box_projections,
     color_affinity,
     color_affinity_loss,
+    known_background,
+    known_background_loss,
     projection_loss,
     rgb_to_lab,
 )
@@ -27,37 +29,41 @@ __all__ = ["BoxSupervision", "BoxTargets"]
 @dataclass
 class BoxTargets:
     """
-    What boxes and colours say about the masks of R RoIs.
+    What boxes, colours and other objects say about the masks of R RoIs.
 
     Attributes:
         columns, rows: (R, M) float, 1 where the object's box is.
         alike: bool (R, 4, M, M), neighbouring pixels that have the same colour; all False where
             colours are not asked for.
+        others: bool (R, M, M), the masks of other objects; all False where they are not asked for.
     """
 
     columns: Tensor
     rows: Tensor
     alike: Tensor
+    others: Tensor
 
     def packed(self) -> Tensor:
-        """As bool (R, 5, M, M): the box, then ``alike``."""
+        """As bool (R, 6, M, M): the box, ``alike``, ``others``."""
         inside = self.rows[:, :, None] * self.columns[:, None, :]
-        return torch.cat([inside[:, None].bool(), self.alike], dim=1)
+        return torch.cat([inside[:, None].bool(), self.alike, self.others[:, None]], dim=1)
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> BoxTargets:
         """What was :meth:`packed`."""
         inside = packed[:, 0]
-        return cls(inside.any(1).float(), inside.any(2).float(), packed[:, 1:])
+        columns, rows = inside.any(1).float(), inside.any(2).float()
+        return cls(columns, rows, packed[:, 1:-1], packed[:, -1])
 
 
 class BoxSupervision(nn.Module):
     """
-    Trains the mask branch on objects that have a box and no mask (BoxInst, CVPR 2021).
+    Trains the mask branch on objects that have a box and no mask.
 
-    It adds to a model's losses ``loss_box_projection`` and ``loss_color_affinity``, of the
-    foreground RoIs that :class:`~maskx_d2.modeling.SupervisedMasksOnly` keeps away from
-    ``loss_mask``. It has no parameters.
+    It adds to a model's losses ``loss_box_projection`` and ``loss_color_affinity`` (BoxInst, CVPR
+    2021) and ``loss_known_background`` (ours), of the foreground RoIs that
+    :class:`~maskx_d2.modeling.SupervisedMasksOnly` keeps away from ``loss_mask``. It has no
+    parameters.
     """
 
     pixel_mean: Tensor
@@ -68,6 +74,7 @@ class BoxSupervision(nn.Module):
         *,
         projection_weight: float = 1.0,
         affinity_weight: float = 0.0,
+        background_weight: float = 0.0,
         affinity_threshold: float = 0.3,
         warmup_iters: int = 0,
         pixel_mean: Sequence[float],
@@ -79,8 +86,10 @@ class BoxSupervision(nn.Module):
             projection_weight: of the loss that the mask's extents are the box's.
             affinity_weight: of the loss that neighbouring pixels of the same colour are on the
                 same side of the contour; 0 leaves colours alone.
+            background_weight: of the loss that the mask has no pixel outside its box, nor on
+                another object whose mask is known; at 1 such a pixel counts as in ``loss_mask``.
             affinity_threshold: how alike such pixels are at least, in [0, 1]; 0.3 in BoxInst.
-            warmup_iters: iterations over which both weights grow from 0.
+            warmup_iters: iterations over which the weights grow from 0.
             pixel_mean, pixel_std, input_format: the model's, with which colours are read from its
                 images: "BGR" or "RGB".
 
@@ -88,11 +97,13 @@ class BoxSupervision(nn.Module):
             ValueError: if a weight is negative, or the images are not in colour.
         """
         super().__init__()
-        if min(projection_weight, affinity_weight, warmup_iters) < 0:
+        weights = projection_weight, affinity_weight, background_weight
+        if min(*weights, warmup_iters) < 0:
             raise ValueError(
                 "the weights of the box losses and their warm-up must not be negative, got "
-                f"{projection_weight}, {affinity_weight} and {warmup_iters} "
-                "(MODEL.MASKX.BOX_PROJECTION_WEIGHT, BOX_AFFINITY_WEIGHT, BOX_WARMUP_ITERS)."
+                f"{', '.join(map(str, weights))} and {warmup_iters} (MODEL.MASKX."
+                "BOX_PROJECTION_WEIGHT, BOX_AFFINITY_WEIGHT, BOX_BACKGROUND_WEIGHT, "
+                "BOX_WARMUP_ITERS)."
             )
         if affinity_weight and input_format not in ("BGR", "RGB"):
             raise ValueError(
@@ -101,6 +112,7 @@ class BoxSupervision(nn.Module):
             )
         self.projection_weight = projection_weight
         self.affinity_weight = affinity_weight
+        self.background_weight = background_weight
         self.affinity_threshold = affinity_threshold
         self.warmup_iters = warmup_iters
         self.is_bgr = input_format == "BGR"
@@ -112,13 +124,14 @@ class BoxSupervision(nn.Module):
     def of_config(cls, cfg: Any) -> BoxSupervision | None:
         """What a yaml config asks for; None without such losses."""
         ours = cfg.MODEL.get("MASKX", {})
-        projection = ours.get("BOX_PROJECTION_WEIGHT", 0.0)
-        affinity = ours.get("BOX_AFFINITY_WEIGHT", 0.0)
-        if not projection and not affinity:
+        weights = {
+            f"{name}_weight": ours.get(f"BOX_{name.upper()}_WEIGHT", 0.0)
+            for name in ("projection", "affinity", "background")
+        }
+        if not any(weights.values()):
             return None
         return cls(
-            projection_weight=projection,
-            affinity_weight=affinity,
+            **weights,
             warmup_iters=ours.BOX_WARMUP_ITERS,
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
@@ -126,24 +139,38 @@ class BoxSupervision(nn.Module):
         )
 
     @torch.no_grad()
-    def targets(self, images: ImageList, instances: Sequence[Instances], size: int) -> BoxTargets:
+    def targets(
+        self,
+        images: ImageList,
+        instances: Sequence[Instances],
+        ground_truth: Sequence[Instances],
+        size: int,
+    ) -> BoxTargets:
         """
         Args:
             images: N images as the backbone sees them.
-            instances: N images' RoIs, R in all, with ``proposal_boxes`` and ``gt_boxes``.
+            instances: N images' RoIs without a mask, R in all, with ``proposal_boxes`` and
+                ``gt_boxes``.
+            ground_truth: N images' objects, with ``gt_masks`` and ``gt_has_mask`` where there are
+                masks.
             size: M.
         """
-        rois = cat([i.proposal_boxes.tensor for i in instances])
+        boxes = [i.proposal_boxes.tensor for i in instances]
+        rois = cat(boxes)
         columns, rows = box_projections(rois, cat([i.gt_boxes.tensor for i in instances]), size)
         if self.affinity_weight:
-            boxes = [i.proposal_boxes.tensor for i in instances]
             colors = roi_align(images.tensor.float(), boxes, size, aligned=True)
             colors = colors * self.pixel_std[:, None, None] + self.pixel_mean[:, None, None]
             colors = rgb_to_lab((colors.flip(1) if self.is_bgr else colors) / 255)
             alike = color_affinity(colors) >= self.affinity_threshold
         else:
             alike = rois.new_zeros((len(rois), 4, size, size), dtype=torch.bool)
-        return BoxTargets(columns, rows, alike)
+        if self.background_weight:
+            parts = [_known_masks(t, b, size) for t, b in zip(ground_truth, boxes)]
+            others = torch.cat(parts)
+        else:
+            others = rois.new_zeros((len(rois), size, size), dtype=torch.bool)
+        return BoxTargets(columns, rows, alike, others)
 
     def forward(self, logits: Tensor, targets: BoxTargets) -> dict[str, Tensor]:
         """
@@ -165,4 +192,28 @@ class BoxSupervision(nn.Module):
             inside = targets.rows[:, :, None] * targets.columns[:, None, :]
             loss = color_affinity_loss(logits, targets.alike, inside)
             losses["loss_color_affinity"] = loss * self.affinity_weight * grown
+        if self.background_weight:
+            background = known_background(targets.columns, targets.rows, targets.others)
+            loss = known_background_loss(logits, background)
+            losses["loss_known_background"] = loss * self.background_weight * grown
         return losses
+
+
+def _known_masks(ground_truth: Instances, rois: Tensor, size: int) -> Tensor:
+    """
+    Where in an image's RoIs there is any object with a known mask: bool (R, M, M).
+
+    No RoI is of such an object itself.
+    """
+    nothing = rois.new_zeros((len(rois), size, size), dtype=torch.bool)
+    if not len(rois) or not ground_truth.has("gt_masks"):
+        return nothing
+    masks = ground_truth.gt_masks
+    if ground_truth.has("gt_has_mask"):
+        masks = masks[ground_truth.gt_has_mask]
+    if not len(masks):
+        return nothing
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *ground_truth.image_size)
+    any_mask = masks.tensor.any(dim=0).to(rois)
+    return roi_align(any_mask[None, None], [rois], size, aligned=True)[:, 0] >= 0.5

@@ -165,7 +165,7 @@ class SupervisedMasksOnly:
             raise ValueError(
                 f"{type(self).__name__} with {type(head).__name__} does not pool features for its "
                 "mask head, which MODEL.MASKX.MASK_ROIS ground_truth and the box losses "
-                "(BOX_PROJECTION_WEIGHT, BOX_AFFINITY_WEIGHT) need; leave them at their defaults."
+                "(BOX_…_WEIGHT) need; leave them at their defaults."
             )
 
     def forward(
@@ -215,7 +215,8 @@ class SupervisedMasksOnly:
         )
         logits = self.mask_logits(pooled, cat([i.gt_classes for i in box_only]))
         assert self.box_supervision is not None
-        targets = self.box_supervision.targets(self._of_batch()[0], box_only, logits.shape[-1])
+        images, ground_truth = self._of_batch()
+        targets = self.box_supervision.targets(images, box_only, ground_truth, logits.shape[-1])
         losses: dict[str, Tensor] = self.box_supervision(logits, targets)
         return losses
 

@@ -22,7 +22,7 @@ from maskx_d2.modeling import freeze_detector
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
 MASKX = "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml"
-BOX_LOSSES = ("loss_box_projection", "loss_color_affinity")
+BOX_LOSSES = ("loss_box_projection", "loss_color_affinity", "loss_known_background")
 CLASS_AGNOSTIC = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
 
 
@@ -61,7 +61,10 @@ def detector_weights(tmp_path):
     return ("MODEL.WEIGHTS", str(tmp_path / "detector.pth"))
 
 
-BOXES = ("MODEL.MASKX.BOX_PROJECTION_WEIGHT", 0.5, "MODEL.MASKX.BOX_AFFINITY_WEIGHT", 0.5)
+BOXES = (
+    *("MODEL.MASKX.BOX_PROJECTION_WEIGHT", 0.5, "MODEL.MASKX.BOX_AFFINITY_WEIGHT", 0.5),
+    *("MODEL.MASKX.BOX_BACKGROUND_WEIGHT", 0.5),
+)
 
 
 @pytest.mark.parametrize("opts", [(), BOXES])
@@ -82,7 +85,7 @@ def test_losses_and_gradients_are_those_of_the_images(storage, name, opts):
     cached = CachedMaskBranch(model)(CachedBatch(rois["masks"], rois.get("boxes")))
     sum(cached.values()).backward()
     torch.testing.assert_close(cached, losses)
-    assert len(losses) == (3 if opts else 1)
+    assert len(losses) == (4 if opts else 1)
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert found.keys() >= expected.keys() - {"roi_heads.box_predictor.cls_score.weight"}
     for key, gradient in found.items():

@@ -9,6 +9,8 @@ from maskx_d2.modeling.box_losses import (
     box_projections,
     color_affinity,
     color_affinity_loss,
+    known_background,
+    known_background_loss,
     projection_loss,
     rgb_to_lab,
 )
@@ -34,12 +36,35 @@ def test_projection_loss_is_zero_for_any_mask_that_reaches_its_box():
     assert projection_loss(diagonal, torch.tensor([[0.0, 1, 1, 0]]), ones) > 0.2
 
 
+def test_outside_the_box_and_on_other_objects_there_is_background():
+    columns, rows = torch.tensor([[0.0, 1, 1, 1]]), torch.ones(1, 4)
+    others = torch.zeros(1, 4, 4, dtype=torch.bool)
+    others[0, :2, 1:] = True  # half of the box
+    background = known_background(columns, rows, others)
+    expected = others.clone()
+    expected[0, :, 0] = True
+    assert torch.equal(background, expected)
+    # An object that others cover for the most part is rather on top of them.
+    others[0, 2, 1] = True
+    background = known_background(columns, rows, others)
+    assert background[0, :, 0].all() and not background[0, :, 1:].any()
+
+
+def test_a_known_pixel_counts_as_in_the_mask_loss():
+    logits = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    everywhere = torch.ones(3, 4, 4, dtype=torch.bool)
+    as_mask = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.zeros(3, 4, 4))
+    torch.testing.assert_close(known_background_loss(logits, everywhere), as_mask)
+    assert known_background_loss(logits, ~everywhere) == 0
+
+
 def test_without_a_roi_the_loss_is_zero_and_has_a_gradient():
     logits = torch.zeros(0, 4, 4, requires_grad=True)
     projection_loss(logits, torch.zeros(0, 4), torch.zeros(0, 4)).backward()
     nothing = torch.zeros(0, 4, 4, 4, dtype=torch.bool)
     loss = color_affinity_loss(logits, nothing, torch.zeros(0, 4, 4))
     loss.backward()
+    known_background_loss(logits, nothing[:, 0]).backward()
     assert loss == 0
 
 

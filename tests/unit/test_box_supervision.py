@@ -6,12 +6,14 @@ import pytest
 import torch
 from conftest import make_batch, make_targets, tiny_cfg
 from detectron2.modeling import build_model
+from detectron2.structures import PolygonMasks
 
 pytestmark = pytest.mark.usefixtures("storage")
 
 MASKX = "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml"
 AGNOSTIC = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
 BOX_LOSSES = ("MODEL.MASKX.BOX_PROJECTION_WEIGHT", 1.0, "MODEL.MASKX.BOX_AFFINITY_WEIGHT", 0.5)
+BACKGROUND = ("MODEL.MASKX.BOX_BACKGROUND_WEIGHT", 1.0)
 GROUND_TRUTH = ("MODEL.MASKX.MASK_ROIS", "ground_truth")
 
 
@@ -39,10 +41,30 @@ def test_boxes_of_b_teach_the_mask_branch(config, opts):
     assert any(n.startswith("roi_heads.weight_transfer") for n in trained) == (config == MASKX)
 
 
+@pytest.mark.parametrize("mask_type", ["bitmask", "polygon"])
+def test_a_known_mask_is_not_another_object(mask_type):
+    model = build(MASKX, *BACKGROUND, *GROUND_TRUTH)
+    # Its mask is the upper half of (4, 4, 24, 24), so it is in (12, 12, 32, 32) to y = 14.
+    target = make_targets([True, False], [2, 1])
+    if mask_type == "polygon":
+        boxes = [[[4.0, 4, 24, 4, 24, 14, 4, 14]], [[12.0, 12, 32, 12, 32, 32, 12, 32]]]
+        target.gt_masks = PolygonMasks(boxes)
+    seen = []
+    model.roi_heads.box_supervision.register_forward_pre_hook(lambda _m, args: seen.append(args[1]))
+    found = losses(model, make_batch(target))
+    assert found["loss_known_background"] > 0
+    (others,) = seen[0].others
+    assert others[:2, :16].all() and not others[4:].any() and not others[:, 18:].any()
+    # The stand-in of the object without a mask is not a mask that is known.
+    unknown = losses(model, make_batch(make_targets([False, False], [2, 1])))
+    assert unknown["loss_known_background"] == 0  # its RoI is its box
+
+
 def test_masks_of_a_are_left_to_their_own_loss():
-    found = losses(build(MASKX, *BOX_LOSSES), make_batch(make_targets([True, True], [2, 1])))
+    found = losses(build(MASKX, *BOX_LOSSES, *BACKGROUND), make_batch(make_targets([True, True], [2, 1])))
     assert found["loss_mask"] > 0
     assert found["loss_box_projection"] == found["loss_color_affinity"] == 0
+    assert found["loss_known_background"] == 0
 
 
 def test_the_mask_loss_and_the_checkpoint_are_the_same_with_and_without():

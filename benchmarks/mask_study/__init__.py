@@ -1,0 +1,1 @@
+"""Better masks for B, measured: see ``__main__.py``."""

@@ -1,0 +1,176 @@
+"""
+Better masks for B: ideas alone and together, on a detector that stays as it is.
+
+Detectors are trained first. Their RoI features are kept, so that a method takes a minute or two; it
+is trained and measured as stage-wise training with ``train.roi_cache`` is. Every seed has a set A
+(unless the split is fixed), an initialisation and an order of batches of its own; detectors take
+turns. What is measured already is not measured again::
+
+    python datasets/make_emoji.py && python datasets/make_emoji.py --categories 120
+    python datasets/make_shapes.py
+    cd benchmarks
+    python -m mask_study emoji40 --seeds 0 1 2                  # to choose
+    python -m mask_study emoji120 --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
+    python -m mask_study shapes --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
+
+AP is of detections, AR (mask IoU 0.5 to 0.95) of masks on true boxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for its neighbours
+
+import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
+
+# isort: split
+import numpy as np
+import torch
+from _trainings import ROOT, TRAIN_NET, once
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import (
+    DatasetCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+
+from maskx_d2.modeling import freeze_detector
+
+from .branch import Branch, Taught, measured
+from .methods import METHODS, Method
+from .rois import TrainRoIs, collect_testing, collect_training
+from .scenes import SCENES, Scenes
+from .tables import table
+
+
+def main() -> None:
+    """Measure what is not measured yet, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("scenes", choices=SCENES)
+    parser.add_argument("--split", help="one of the data set's (its first)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of names (all)")
+    parser.add_argument("--reference", default="transfer", help="differences are from it")
+    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "mask_study")
+    parser.add_argument("--table-only", action="store_true", help="of what has been measured")
+    args = parser.parse_args()
+    scenes = SCENES[args.scenes]
+    split = args.split or next(iter(scenes.splits))
+    names = [n for n in METHODS if any(fnmatch(n, pattern) for pattern in args.methods)]
+    folder = args.output / args.scenes
+    figures: dict[str, dict[int, Any]] = {}
+    for seed in args.seeds:
+        study = None
+        for name in names:
+            file = folder / split / name / f"seed{seed}_{args.iterations}.json"
+            if not file.is_file():
+                if args.table_only:
+                    continue
+                study = study or Study(scenes, folder, seed, split, args.iterations)
+                found = study.measure(name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(found))
+            figures.setdefault(name, {})[seed] = json.loads(file.read_text())
+    for part in scenes.parts:
+        print(f"{part}, {split}\n{table(figures, part, scenes, split, args.reference)}\n")
+
+
+class Study:
+    """What the methods of a seed share: a detector, its RoIs, and a split."""
+
+    def __init__(
+        self, scenes: Scenes, folder: Path, seed: int, split: str, iterations: int
+    ) -> None:
+        self.scenes, self.folder, self.seed, self.iterations = scenes, folder, seed, iterations
+        self.split = scenes.splits[split](seed)
+        self.name = f"{folder.name} {split} seed {seed}"
+        self.detector = folder / f"detector{seed % scenes.detectors}"
+        once(
+            self.detector,
+            [
+                *(*TRAIN_NET, "--resume", "--config-file"),
+                str(ROOT / "configs" / scenes.folder / "detector.py"),
+                f"train.output_dir={self.detector}",
+                f"train.seed={seed % scenes.detectors}",
+                f"train.max_iter={scenes.iterations}",
+                f"model.roi_heads.num_classes={len(scenes.classes)}",
+                f"dataloader.train.dataset.names={scenes.train}",
+                f"dataloader.test.dataset.names={scenes.parts[0]}",
+                "train.amp.enabled=True",
+            ],
+        )
+        model = self._model(Method(boxes=dict.fromkeys(("affinity_weight",), 1.0)))
+        self.records, self.images = {}, {}
+        for part in scenes.parts:
+            # The order of a data set's images and annotations is that of its file.
+            self.records[part] = {r["image_id"]: r for r in DatasetCatalog.get(part)}
+            loader = build_detection_test_loader(
+                list(self.records[part].values()),
+                mapper=instantiate(self.cfg.dataloader.test.mapper),
+            )
+            self.images[part] = collect_testing(
+                self.detector / part, model, loader, self.records[part]
+            )
+
+    @property
+    def cfg(self) -> Any:
+        """Of a Mask^X model that learns from boxes."""
+        cfg = LazyConfig.load(str(ROOT / "configs" / self.scenes.folder / "box_losses.py"))
+        cfg.model.roi_heads.num_classes = len(self.scenes.classes)
+        return cfg
+
+    def _model(self, method: Method) -> Any:
+        cfg = self.cfg
+        cfg.model.roi_heads.box_supervision.update({"projection_weight": 0.0, **method.boxes})
+        cfg.model.roi_heads.mask_head.update(method.head)
+        torch.manual_seed(self.seed)
+        model = instantiate(cfg.model)
+        checkpointer = DetectionCheckpointer(model)
+        checkpointer.logger.setLevel("ERROR")  # the mask branch is not in the file, as is known
+        checkpointer.load(str(self.detector / "model_final.pth"))
+        return freeze_detector(model)
+
+    def _rois(self, kind: str) -> TrainRoIs:
+        cfg = self.cfg
+        torch.manual_seed(0)
+        loader = build_detection_test_loader(
+            get_detection_dataset_dicts(self.scenes.train),
+            mapper=instantiate(cfg.dataloader.train.mapper),
+            batch_size=4,
+        )
+        model = self._model(Method(boxes={"affinity_weight": 1.0}))
+        return collect_training(self.detector / kind, model, loader, kind)
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """Train a method's mask branch, and measure it on every part."""
+        method, names = METHODS[name], self.scenes.classes
+        with_masks = np.array([method.all_masks or n in self.split.with_masks for n in names])
+        rois = self._rois(method.rois)
+        branch = None
+        start = time.perf_counter()
+        for i in range(method.rounds):
+            model = self._model(method)
+            branch = (
+                Branch(model, method, self.seed)
+                if branch is None
+                else Taught(model, method, self.seed, branch)
+            )
+            title = f"{self.name}: {name}" + (f", round {i + 1}" if method.rounds > 1 else "")
+            branch.train(rois, with_masks, self.iterations, self.cfg, title)
+        found: dict[str, Any] = {"seconds": time.perf_counter() - start}
+        for part in self.scenes.parts:
+            found[part] = measured(branch, self.images[part], self.records[part], part, self.split)
+        return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The ideas and their combinations: what T is, what B's boxes teach, how the mask head is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from .transfers import Mixed, Normalized, OneForAll, Residual, low_rank, paper
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    One way to train a mask branch on a detector that stays as it is.
+
+    Attributes:
+        transfer: makes T of the lengths of its input and of its output.
+        vectors: T sees the classifier's weights, "cls", or "random" vectors.
+        boxes: what B's boxes teach: weights of the losses of
+            :class:`~maskx_d2.modeling.BoxSupervision`.
+        head: options of the mask head.
+        rois: the RoIs that it learns on: "proposals" or "ground_truth" (jittered).
+        weight_decay: of T; None for that of all.
+        prior: whether the mask head sees where the box head sees the category.
+        rounds: the second and later ones learn from the masks that the one before makes for B.
+        all_masks: whether B's masks are there: an oracle.
+    """
+
+    transfer: Callable[[int, int], nn.Module] = paper
+    vectors: str = "cls"
+    boxes: Mapping[str, float] = field(default_factory=dict)
+    head: Mapping[str, Any] = field(default_factory=dict)
+    rois: str = "proposals"
+    weight_decay: float | None = None
+    prior: bool = False
+    rounds: int = 1
+    all_masks: bool = False
+
+
+def _dropout(part: float) -> Callable[[int, int], nn.Module]:
+    return lambda dim, channels: paper(dim, channels, dropout=part)
+
+
+_PROJECTION = {"projection_weight": 0.3}
+_BACKGROUND = {"background_weight": 1.0}
+_COLOURS = {"affinity_weight": 0.3}
+_BOTH = {**_PROJECTION, **_BACKGROUND}
+_HOURGLASS = {"trunk": "hourglass", "conv_norm": "GN"}
+_AGNOSTIC = Method(OneForAll)
+_TRANSFER = Method()
+_RANDOM = Method(vectors="random")
+
+METHODS: dict[str, Method] = {
+    "class-agnostic": _AGNOSTIC,
+    "random vectors": _RANDOM,
+    "transfer": _TRANSFER,
+    # T.
+    "dropout 0.3": Method(_dropout(0.3)),
+    "dropout 0.5": Method(_dropout(0.5)),
+    "dropout 0.7": Method(_dropout(0.7)),
+    "noise 0.5": Method(lambda d, c: paper(d, c, noise=0.5)),
+    "noise 1": Method(lambda d, c: paper(d, c, noise=1.0)),
+    "length 1": Method(lambda d, c: Normalized(d, c, True)),
+    "mean 0, deviation 1": Method(lambda d, c: Normalized(d, c, False)),
+    "weight decay x 10": Method(weight_decay=0.5),
+    "16 wide": Method(lambda d, c: paper(d, c, (16,))),
+    "256 wide": Method(lambda d, c: paper(d, c, (256,))),
+    "1 layer": Method(lambda d, c: paper(d, c, ())),
+    "3 layers": Method(lambda d, c: paper(d, c, (64, 64))),
+    "linear, rank 8": Method(lambda d, c: low_rank(d, c, 8)),
+    "residual": Method(Residual),
+    "mixed, up to 0.3": Method(lambda d, c: Mixed(d, c, 0.3)),
+    # What B's boxes teach.
+    "projection": Method(boxes=_PROJECTION),
+    "colours": Method(boxes=_COLOURS),
+    "background": Method(boxes=_BACKGROUND),
+    "projection, background": Method(boxes=_BOTH),
+    "projection, background, colours": Method(boxes={**_BOTH, **_COLOURS}),
+    "projection 1, background": Method(boxes={**_BOTH, "projection_weight": 1.0}),
+    "projection, background 0.3": Method(boxes={**_BOTH, "background_weight": 0.3}),
+    "projection, background 3": Method(boxes={**_BOTH, "background_weight": 3.0}),
+    "class-agnostic, projection": replace(_AGNOSTIC, boxes=_PROJECTION),
+    "class-agnostic, projection, background": replace(_AGNOSTIC, boxes=_BOTH),
+    "random vectors, projection, background": replace(_RANDOM, boxes=_BOTH),
+    # The RoIs, and the mask head.
+    "true boxes": Method(rois="ground_truth"),
+    "hourglass": Method(head=_HOURGLASS),
+    "class-agnostic, hourglass": replace(_AGNOSTIC, head=_HOURGLASS),
+    "object prior": Method(prior=True),
+    # Together.
+    "dropout, projection, background": Method(_dropout(0.3), boxes=_BOTH),
+    "residual, projection, background": Method(Residual, boxes=_BOTH),
+    "object prior, projection, background": Method(prior=True, boxes=_BOTH),
+    "hourglass, projection, background": Method(boxes=_BOTH, head=_HOURGLASS),
+    "true boxes, projection, background": Method(boxes=_BOTH, rois="ground_truth"),
+    "self-training, projection": Method(boxes=_PROJECTION, rounds=2),
+    "self-training, projection, background": Method(boxes=_BOTH, rounds=2),
+    # From above.
+    "oracle": Method(all_masks=True),
+    "oracle, class-agnostic": replace(_AGNOSTIC, all_masks=True),
+    "oracle, hourglass": Method(head=_HOURGLASS, all_masks=True),
+}

@@ -1,0 +1,227 @@
+"""
+What a frozen detector hands to its mask branch, with all that any split or method asks of it.
+
+Training RoIs are kept with their own mask and with those of the objects around them, so that one
+pass over the images serves every split. RoIs to measure on are the true boxes and the detections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+from torchvision.ops import roi_align
+from tqdm import tqdm
+
+from maskx_d2.engine.roi_cache import CachedBatch, CachedRoIs, RoIFiles, RoIWriter
+from maskx_d2.modeling import given_instances
+from maskx_d2.modeling.box_supervision import BoxTargets
+from maskx_d2.modeling.mask_rois import ground_truth_rois
+
+SIDE = 28
+OTHERS = 4  # objects around a RoI's own that are kept, those that cover most of it
+_BOX = slice(1, 6)  # planes of the targets: the mask, the box and alike colours, the others
+_JITTER = 0.2  # of true boxes to train on
+
+
+class TrainRoIs:
+    """A training set's foreground RoIs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = RoIFiles(folder / "rois")
+        # (R, OTHERS): their categories, -1 for none.
+        self._others = np.load(folder / "others.npy")
+        self.num_images: int = json.loads((folder / "about.json").read_text())["images"]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def classes(self) -> Any:
+        """int64 (R,)."""
+        return self._files.classes
+
+    def batch(self, rows: Any, with_masks: Any) -> CachedBatch:
+        """
+        Some RoIs as a training without the other categories' masks sees them.
+
+        Args:
+            rows: which.
+            with_masks: bool (K,), the categories that have masks.
+        """
+        rows = np.sort(rows)
+        has_mask = with_masks[self.classes[rows]]
+        masks = self._files.rois(rows[has_mask])
+        boxes = self._files.rois(rows[~has_mask])
+        others = self._others[rows[~has_mask]]
+        known = torch.from_numpy((others >= 0) & with_masks[others])
+        planes = boxes.targets[:, _BOX.stop :] & known[:, :, None, None]
+        packed = torch.cat([boxes.targets[:, _BOX], planes.any(1, keepdim=True)], dim=1)
+        return CachedBatch(
+            CachedRoIs(masks.features, masks.targets[:, 0], masks.classes),
+            CachedRoIs(boxes.features, packed, boxes.classes),
+        )
+
+
+@torch.no_grad()
+def collect_training(folder: Path, model: Any, loader: Any, rois: str) -> TrainRoIs:
+    """
+    Run a model as in training over a data set with all masks, once.
+
+    Args:
+        folder: to keep it in; what is there already is used.
+        model: with a :class:`BoxSupervision` that looks at colours.
+        loader: of batches of training samples, with an end.
+        rois: "proposals" or "ground_truth".
+    """
+    if not (folder / "about.json").is_file():
+        model.train()
+        heads, writer, others, images = model.roi_heads, RoIWriter(folder / "rois"), [], 0
+        with EventStorage():
+            for batch in tqdm(loader, f"{folder.name}: RoIs to train on"):
+                inputs, features, targets = _seen(model, batch)
+                for target in targets:
+                    target.gt_place = torch.arange(len(target))
+                if rois == "proposals":
+                    proposals, _ = model.proposal_generator(inputs, features, targets)
+                    sampled = heads.label_and_sample_proposals(proposals, targets)
+                    sampled = [s[s.gt_classes < heads.num_classes] for s in sampled]
+                else:
+                    sampled = ground_truth_rois(targets, _JITTER)
+                masks, around, classes = zip(*map(_around, sampled, targets))
+                box = heads.box_supervision.targets(inputs, sampled, targets, SIDE)
+                planes = [torch.cat(masks)[:, None], box.packed()[:, :-1], torch.cat(around)]
+                writer.write(
+                    CachedRoIs(
+                        _pooled(heads, features, [s.proposal_boxes for s in sampled]),
+                        torch.cat(planes, dim=1),
+                        torch.cat([s.gt_classes for s in sampled]),
+                    )
+                )
+                others.append(torch.cat(classes))
+                images += len(batch)
+        np.save(folder / "others.npy", torch.cat(others).numpy())
+        (folder / "about.json").write_text(json.dumps({"images": images}))
+    return TrainRoIs(folder)
+
+
+def _around(rois: Instances, target: Instances) -> tuple[Tensor, Tensor, Tensor]:
+    """Of an image's R RoIs: their masks, those of the objects around, and these' categories."""
+    all_masks = target.gt_masks.tensor.float()
+    boxes = rois.proposal_boxes.tensor
+    crops = roi_align(all_masks[None], [boxes], SIDE, aligned=True) >= 0.5  # (R, objects, M, M)
+    row = torch.arange(len(boxes))
+    own = crops[row, rois.gt_place]
+    crops[row, rois.gt_place] = False
+    room = crops.new_zeros(len(boxes), OTHERS, SIDE, SIDE)
+    crops = torch.cat([crops, room], dim=1)
+    classes = torch.cat([target.gt_classes, torch.full((OTHERS,), -1)])
+    area, most = crops.sum((2, 3)).topk(OTHERS, dim=1)
+    return own, crops[row[:, None], most], torch.where(area > 0, classes[most], -1)
+
+
+@dataclass
+class TestImage:
+    """
+    An image to measure on.
+
+    Attributes:
+        image_id: its own.
+        size: height and width.
+        true: places of its annotations with a box.
+        boxes, classes, scores: of these, and behind them of the detections.
+        features: of the same.
+    """
+
+    image_id: int
+    size: tuple[int, int]
+    true: list[int]
+    boxes: Tensor
+    classes: Tensor
+    scores: Tensor
+    features: Tensor
+
+
+@torch.no_grad()
+def collect_testing(
+    folder: Path, model: Any, loader: Any, records: dict[int, Any]
+) -> list[TestImage]:
+    """The true boxes and the detections of a data set's images, each with its features."""
+    file = folder.with_suffix(".pth")
+    if not file.is_file():
+        model.eval()
+        heads, found = model.roi_heads, []
+        heads.mask_on = False
+        for (sample,) in tqdm(loader, f"{folder.name}: RoIs to measure on"):
+            record = records[sample["image_id"]]
+            images = model.preprocess_image([sample])
+            features = model.backbone(images.tensor)
+            proposals, _ = model.proposal_generator(images, features, None)
+            (detected,), _ = heads(images, features, proposals)
+            true = [i for i, a in enumerate(record["annotations"]) if not a.get("iscrowd", 0)]
+            annotations = [record["annotations"][i] for i in true]
+            corners = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
+            corners = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1)
+            labels = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
+            given = given_instances(sample, corners, labels)
+            every = Instances.cat([_plain(given), _plain(detected)])
+            found.append(
+                TestImage(
+                    sample["image_id"],
+                    every.image_size,
+                    true,
+                    every.pred_boxes.tensor,
+                    every.pred_classes,
+                    every.scores,
+                    _pooled(heads, features, [every.pred_boxes]).half(),
+                )
+            )
+        heads.mask_on = True
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(found, file)
+    images: list[TestImage] = torch.load(file, weights_only=False)
+    return images
+
+
+def _plain(instances: Instances) -> Instances:
+    kept = {k: instances.get(k) for k in ("pred_boxes", "pred_classes", "scores")}
+    return Instances(instances.image_size, **kept)
+
+
+def _seen(model: Any, batch: list[dict[str, Any]]) -> tuple[Any, Any, list[Instances]]:
+    images = model.preprocess_image(batch)
+    return images, model.backbone(images.tensor), [x["instances"] for x in batch]
+
+
+def _pooled(heads: Any, features: dict[str, Tensor], boxes: list[Any]) -> Tensor:
+    pooled: Tensor = heads.mask_pooler([features[f] for f in heads.mask_in_features], boxes)
+    return pooled
+
+
+def shuffled(count: int, size: int, seed: int) -> Iterator[Any]:
+    """Rows of batches without end: each once, in random order, then again in another."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros(0, dtype=np.int64)
+    while True:
+        if len(rows) < size:
+            rows = np.concatenate([rows, rng.permutation(count)])
+        yield rows[:size]
+        rows = rows[size:]
+
+
+__all__ = [
+    "BoxTargets",
+    "TestImage",
+    "TrainRoIs",
+    "collect_testing",
+    "collect_training",
+    "shuffled",
+]

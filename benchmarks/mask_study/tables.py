@@ -1,0 +1,99 @@
+"""Figures of several seeds as a table with paired differences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from tabulate import tabulate
+
+from maskx_d2.evaluation import mask_quality, paired_difference
+from maskx_d2.evaluation.mask_quality import is_right
+
+from .scenes import Scenes
+
+Runs = dict[str, dict[int, Any]]
+
+
+def table(figures: Runs, part: str, scenes: Scenes, split: str, reference: str) -> str:
+    """
+    Means and standard deviations over the seeds, and differences from a method with 95 % intervals.
+
+    That of AP is Student's over seeds; that of AR a bootstrap over seeds and images, over
+    instances.
+    """
+    oracle = _values(figures.get("oracle", {}), part, "segm_B")
+    rows = []
+    for name, runs in figures.items():
+        ap_b, ap_a = (_values(runs, part, f"segm_{s}") for s in "BA")
+        ar = {s: _recalls(runs, part, scenes, split, s) for s in "BA"}
+        share = _share(ap_b, oracle)
+        row = [name, len(runs), _spread(ap_b), share, _spread(ar["B"]), _spread(ap_a)]
+        row.append(_spread(ar["A"]))
+        common = sorted(runs.keys() & figures.get(reference, {}).keys())
+        if name != reference and common:
+            others = _values(figures[reference], part, "segm_B")
+            row.append(_student([ap_b[s] - others[s] for s in common]))
+            d = paired_difference(
+                [_by_image(runs[s], part, _of_b(scenes, split, s)) for s in common],
+                [_by_image(figures[reference][s], part, _of_b(scenes, split, s)) for s in common],
+            )
+            row.append(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+        rows.append(row)
+    headers = ["", "seeds", "mask AP, B", "of oracle's", "mask AR on true boxes, B"]
+    headers += ["mask AP, A", "AR, A", f"AP, B, less {reference}", f"AR, B, less {reference}"]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _of_b(scenes: Scenes, split: str, seed: int) -> set[int]:
+    _, b = scenes.splits[split](seed).indices(scenes.classes)
+    return set(b)
+
+
+def _values(runs: dict[int, Any], part: str, task: str) -> dict[int, float]:
+    return {seed: run[part][task]["AP"] for seed, run in runs.items()}
+
+
+def _recalls(
+    runs: dict[int, Any], part: str, scenes: Scenes, split: str, subset: str
+) -> dict[int, float]:
+    found = {}
+    for seed, run in runs.items():
+        _, categories, ious = zip(*run[part]["rows"])
+        b = _of_b(scenes, split, seed)
+        wanted = b if subset == "B" else set(range(len(scenes.classes))) - b
+        found[seed] = mask_quality(np.array(ious), np.array(categories), wanted)["AR"]
+    return found
+
+
+def _by_image(run: Any, part: str, wanted: set[int]) -> dict[int, list[float]]:
+    values: dict[int, list[float]] = defaultdict(list)
+    rows = [row for row in run[part]["rows"] if row[1] in wanted]
+    shares = is_right(np.array([row[2] for row in rows])).mean(axis=1)
+    for row, share in zip(rows, shares.tolist()):
+        values[row[0]].append(100 * share)
+    return values
+
+
+def _share(values: dict[int, float], oracle: dict[int, float]) -> str:
+    common = values.keys() & oracle.keys()
+    if not common:
+        return ""
+    return f"{sum(values[s] for s in common) / sum(oracle[s] for s in common):.2f}"
+
+
+def _spread(values: dict[int, float]) -> str:
+    numbers = list(values.values())
+    spread = f" ± {np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.1f}{spread}"
+
+
+def _student(differences: Sequence[float]) -> str:
+    n, mean = len(differences), float(np.mean(differences))
+    if n < 2:
+        return f"{mean:+.1f}"
+    half = stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / n**0.5
+    return f"{mean:+.1f} ± {half:.1f}"

@@ -1,0 +1,109 @@
+"""Forms of T, each a module from categories' vectors, (K, D), to their mask predictors, (K, C)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskx_d2.modeling import WeightTransfer
+
+
+def paper(dim: int, channels: int, hidden: tuple[int, ...] = (64,), **kwargs: Any) -> nn.Module:
+    """T of the paper, as wide as these scenes need."""
+    return WeightTransfer(dim, channels, hidden_dims=hidden, **kwargs)
+
+
+def low_rank(dim: int, channels: int, rank: int) -> nn.Module:
+    """Two linear layers without a nonlinearity between."""
+    return nn.Sequential(nn.Linear(dim, rank), nn.Linear(rank, channels))
+
+
+class OneForAll(nn.Module):
+    """The class-agnostic baseline: the same weights whatever the category."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K, D) → (K, C)."""
+        return self.weights.expand(len(vectors), -1)
+
+
+class Residual(nn.Module):
+    """One for all, and what T adds to it, nothing at first."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.base, self.transfer = OneForAll(dim, channels), paper(dim, channels)
+        nn.init.zeros_(self.transfer[-1].weight)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K, D) → (K, C)."""
+        return self.base(vectors) + self.transfer(vectors)
+
+
+class Mixed(nn.Module):
+    """T sees each category with a random part of another one."""
+
+    def __init__(self, dim: int, channels: int, most: float) -> None:
+        super().__init__()
+        self.transfer, self.most = paper(dim, channels), most
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K, D) → (K, C)."""
+        if self.training and len(vectors):
+            others = vectors[torch.randint(len(vectors), (len(vectors),))]
+            vectors = vectors + self.most * torch.rand(len(vectors), 1) * (others - vectors)
+        weights: Tensor = self.transfer(vectors)
+        return weights
+
+
+class Normalized(nn.Module):
+    """T sees vectors of length 1, or of mean 0 and deviation 1."""
+
+    def __init__(self, dim: int, channels: int, length: bool) -> None:
+        super().__init__()
+        self.transfer, self.length = paper(dim, channels), length
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(K, D) → (K, C)."""
+        if self.length:
+            vectors = nn.functional.normalize(vectors, dim=1)
+        else:
+            vectors = nn.functional.layer_norm(vectors, vectors.shape[1:])
+        weights: Tensor = self.transfer(vectors)
+        return weights
+
+
+class ObjectPrior(nn.Module):
+    """
+    Where in a RoI the box head sees the category, added to the mask head's features.
+
+    The gradient of the category's score times the features, which for a box head of one linear
+    layer is the class activation map of OPMask (Biertimpel et al., 2021).
+    """
+
+    def __init__(self, heads: Any) -> None:
+        super().__init__()
+        self.heads = [heads]  # not a part of this module
+        first = next(m for m in heads.mask_head.modules() if isinstance(m, nn.Conv2d))
+        self.embed = nn.Conv2d(1, first.in_channels, kernel_size=3, padding=1)
+
+    def forward(self, features: Tensor, classes: Tensor) -> Tensor:
+        """(R, C, H, W) and (R,) → (R, C, H, W)."""
+        features = features.float()
+        if not len(features):
+            return features
+        heads = self.heads[0]
+        pooled = nn.functional.avg_pool2d(features, 2).requires_grad_()  # box head's size
+        with torch.enable_grad():
+            scores = heads.box_predictor.cls_score(heads.box_head(pooled))
+            (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), pooled)
+        gradient = nn.functional.interpolate(gradient, scale_factor=2.0, mode="bilinear")
+        evidence = (gradient * features).sum(1, keepdim=True)
+        evidence = evidence / evidence.abs().mean((2, 3), keepdim=True).clamp(min=1e-6)
+        enriched: Tensor = features + self.embed(evidence)
+        return enriched

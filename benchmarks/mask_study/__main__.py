@@ -8,7 +8,7 @@ turns. What is measured already is not measured again::
 
     python datasets/make_emoji.py && python datasets/make_emoji.py --categories 120
     python datasets/make_shapes.py
-    cd benchmarks
+    export PYTHONPATH=benchmarks
     python -m mask_study emoji40 --seeds 0 1 2                  # to choose
     python -m mask_study emoji120 --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
     python -m mask_study shapes --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
@@ -20,13 +20,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for its neighbours
 
 import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
 

@@ -45,7 +45,7 @@ def _dropout(part: float) -> Callable[[int, int], nn.Module]:
 
 
 _PROJECTION = {"projection_weight": 0.3}
-_BACKGROUND = {"background_weight": 1.0}
+_BACKGROUND = {"background_weight": 0.3}
 _COLOURS = {"affinity_weight": 0.3}
 _BOTH = {**_PROJECTION, **_BACKGROUND}
 _HOURGLASS = {"trunk": "hourglass", "conv_norm": "GN"}
@@ -79,9 +79,11 @@ METHODS: dict[str, Method] = {
     "background": Method(boxes=_BACKGROUND),
     "projection, background": Method(boxes=_BOTH),
     "projection, background, colours": Method(boxes={**_BOTH, **_COLOURS}),
-    "projection 1, background": Method(boxes={**_BOTH, "projection_weight": 1.0}),
-    "projection, background 0.3": Method(boxes={**_BOTH, "background_weight": 0.3}),
-    "projection, background 3": Method(boxes={**_BOTH, "background_weight": 3.0}),
+    "projection 1": Method(boxes={"projection_weight": 1.0}),
+    "projection 1, background 1": Method(
+        boxes={"projection_weight": 1.0, "background_weight": 1.0}
+    ),
+    "projection, background 1": Method(boxes={**_BOTH, "background_weight": 1.0}),
     "class-agnostic, projection": replace(_AGNOSTIC, boxes=_PROJECTION),
     "class-agnostic, projection, background": replace(_AGNOSTIC, boxes=_BOTH),
     "random vectors, projection, background": replace(_RANDOM, boxes=_BOTH),

@@ -102,20 +102,23 @@ def known_background(columns: Tensor, rows: Tensor, others: Tensor) -> Tensor:
 
 def known_background_loss(logits: Tensor, background: Tensor) -> Tensor:
     """
-    How much of a mask is where its object is known not to be.
+    Which part of a mask is where its object is known not to be.
+
+    A part and not an amount: there are no pixels that are known to be the object, so a loss that
+    is smallest for an empty mask ends with that.
 
     Args:
         logits: (R, M, M).
         background: bool (R, M, M), see :func:`known_background`.
 
     Returns:
-        A scalar: these pixels' part of the mask loss, which is the mean cross-entropy of all
-        R × M × M pixels, so that a weight of 1 has a known pixel count as one of a known mask. 0
-        with a gradient where there is no RoI.
+        A scalar in [0, 1], the mean over the RoIs; 0 with a gradient where there is no RoI.
     """
     if not len(logits):
         return logits.sum() * 0
-    return (F.softplus(logits.float()) * background).mean()
+    probabilities = logits.float().sigmoid()
+    parts = (probabilities * background).sum((1, 2)) / probabilities.sum((1, 2)).clamp(min=1e-5)
+    return parts.mean()
 
 
 def color_affinity(colors: Tensor, theta: float = 2.0) -> Tensor:

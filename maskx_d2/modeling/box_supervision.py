@@ -86,8 +86,8 @@ class BoxSupervision(nn.Module):
             projection_weight: of the loss that the mask's extents are the box's.
             affinity_weight: of the loss that neighbouring pixels of the same colour are on the
                 same side of the contour; 0 leaves colours alone.
-            background_weight: of the loss that the mask has no pixel outside its box, nor on
-                another object whose mask is known; at 1 such a pixel counts as in ``loss_mask``.
+            background_weight: of the loss that no part of the mask is outside its box, nor on
+                another object whose mask is known.
             affinity_threshold: how alike such pixels are at least, in [0, 1]; 0.3 in BoxInst.
             warmup_iters: iterations over which the weights grow from 0.
             pixel_mean, pixel_std, input_format: the model's, with which colours are read from its

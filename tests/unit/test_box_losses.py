@@ -50,12 +50,19 @@ def test_outside_the_box_and_on_other_objects_there_is_background():
     assert background[0, :, 0].all() and not background[0, :, 1:].any()
 
 
-def test_a_known_pixel_counts_as_in_the_mask_loss():
-    logits = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
-    everywhere = torch.ones(3, 4, 4, dtype=torch.bool)
-    as_mask = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.zeros(3, 4, 4))
-    torch.testing.assert_close(known_background_loss(logits, everywhere), as_mask)
-    assert known_background_loss(logits, ~everywhere) == 0
+def test_the_part_of_a_mask_on_background_costs_and_an_empty_mask_wins_nothing():
+    background = torch.zeros(1, 4, 4, dtype=torch.bool)
+    background[0, :2] = True
+    logits = torch.full((1, 4, 4), -20.0)
+    logits[0, :, 0] = 20.0
+    assert known_background_loss(logits, background) == pytest.approx(0.5, abs=1e-6)
+    assert known_background_loss(logits - 18.0, background) == pytest.approx(0.5, abs=1e-6)
+    logits[0, :2] = -20.0
+    assert known_background_loss(logits, background) == pytest.approx(0, abs=1e-6)
+    # Less on the background and more elsewhere both help.
+    flat = torch.zeros(1, 4, 4, requires_grad=True)
+    known_background_loss(flat, background).backward()
+    assert (flat.grad[background] > 0).all() and (flat.grad[~background] < 0).all()
 
 
 def test_without_a_roi_the_loss_is_zero_and_has_a_gradient():

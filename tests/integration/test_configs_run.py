@@ -20,6 +20,14 @@ CONFIGS = [
     if "Base-" not in n and not n.endswith("/common.py") and not n.startswith("grids/")
 ]
 PETS = ("cat", "dog", "cup", "car")
+VITDET = "recommended/maskx_rcnn_vitdet_b.py"
+#: What narrows it, as tiny_cfg() narrows yaml configs.
+TINY_VITDET = (
+    *("model.backbone.net.depth=2", "model.backbone.net.window_block_indexes=[0]"),
+    *("model.backbone.net.embed_dim=32", "model.backbone.net.num_heads=2"),
+    *("model.backbone.square_pad=64", "model.roi_heads.batch_size_per_image=16"),
+    *("dataloader.train.mapper.augmentations=[]", "train.init_checkpoint=''"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +72,7 @@ def test_two_iterations_of_a_lazy_config(name, tmp_path, monkeypatch):
         *("dataloader.train.total_batch_size=2",),
         *("train.max_iter=2", "train.log_period=1", "train.device=cpu", "train.amp.enabled=False"),
         f"train.output_dir={tmp_path / 'run'}",
+        *(TINY_VITDET if name == VITDET else ()),
     ]
     model = model_zoo.get_config(name).model
     roi_heads = model.get("roi_heads") or {}  # which only detectors have

@@ -61,7 +61,9 @@ def test_a_known_mask_is_not_another_object(mask_type):
 
 
 def test_masks_of_a_are_left_to_their_own_loss():
-    found = losses(build(MASKX, *BOX_LOSSES, *BACKGROUND), make_batch(make_targets([True, True], [2, 1])))
+    found = losses(
+        build(MASKX, *BOX_LOSSES, *BACKGROUND), make_batch(make_targets([True, True], [2, 1]))
+    )
     assert found["loss_mask"] > 0
     assert found["loss_box_projection"] == found["loss_color_affinity"] == 0
     assert found["loss_known_background"] == 0

@@ -153,7 +153,36 @@ def test_the_schedule_is_the_papers(depth, solver):
     assert (heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION) == (512, 0.25)
 
 
-@pytest.mark.parametrize("name", [n for n in model_zoo.list_configs() if n.endswith(".py")])
+RECOMMENDED = [n for n in model_zoo.list_configs() if n.startswith("recommended/")]
+
+
+def test_recommended_configs_learn_from_boxes_and_the_papers_do_not():
+    assert len(RECOMMENDED) == 2
+    for name in RECOMMENDED:
+        cfg = model_zoo.get_config(name)
+        with torch.device("meta"):
+            if isinstance(cfg, CfgNode):
+                cfg.MODEL.DEVICE = "meta"
+                heads = build_model(cfg).roi_heads
+                data_sets = cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
+            else:
+                heads = instantiate(cfg.model.roi_heads)
+                data_sets = cfg.dataloader.train.dataset.names, cfg.dataloader.test.dataset.names
+        assert isinstance(heads, MaskXROIHeads)
+        boxes = heads.box_supervision
+        weights = boxes.projection_weight, boxes.affinity_weight, boxes.background_weight
+        assert (*weights, boxes.warmup_iters) == (0.3, 0, 0.3, 1000)
+        assert data_sets == ("coco_2017_train_voc2nonvoc", "coco_2017_val_voc2nonvoc")
+    for name in YAMLS:
+        maskx = model_zoo.get_config(name).MODEL.MASKX
+        assert (maskx.BOX_PROJECTION_WEIGHT, maskx.BOX_BACKGROUND_WEIGHT) == (0, 0)
+        assert (maskx.TRANSFER_DROPOUT, maskx.MASK_ROIS) == (0, "proposals")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in model_zoo.list_configs() if n.endswith(".py") and n not in RECOMMENDED],
+)
 def test_every_lazy_config_builds(name):
     cfg = model_zoo.get_config(name)
     roi_heads = cfg.model.get("roi_heads") or {}

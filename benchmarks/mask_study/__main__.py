@@ -45,7 +45,7 @@ from .branch import Branch, Taught, measured
 from .methods import METHODS, Method
 from .rois import TrainRoIs, collect_testing, collect_training
 from .scenes import SCENES, Scenes
-from .tables import table
+from .tables import plot, table
 
 
 def main() -> None:
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "mask_study")
     parser.add_argument("--table-only", action="store_true", help="of what has been measured")
+    parser.add_argument("--plot", type=Path, help="picture of mask AP, of the first part")
     args = parser.parse_args()
     scenes = SCENES[args.scenes]
     split = args.split or next(iter(scenes.splits))
@@ -79,6 +80,8 @@ def main() -> None:
             figures.setdefault(name, {})[seed] = json.loads(file.read_text())
     for part in scenes.parts:
         print(f"{part}, {split}\n{table(figures, part, scenes, split, args.reference)}\n")
+    if args.plot:
+        plot(figures, scenes.parts[0], args.plot)
 
 
 class Study:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 from tabulate import tabulate
 
@@ -46,6 +48,22 @@ def table(figures: Runs, part: str, scenes: Scenes, split: str, reference: str) 
     headers = ["", "seeds", "mask AP, B", "of oracle's", "mask AR on true boxes, B"]
     headers += ["mask AP, A", "AR, A", f"AP, B, less {reference}", f"AR, B, less {reference}"]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def plot(figures: Runs, part: str, path: Path) -> None:
+    """Mask AP on B and on A of each seed as dots, their mean as a line."""
+    figure = Figure(figsize=(8, 0.9 + 0.32 * len(figures)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, subset, colour in zip(axes, "BA", ("tab:red", "tab:green")):
+        for y, runs in enumerate(figures.values()):
+            values = list(_values(runs, part, f"segm_{subset}").values())
+            ax.plot(values, [y] * len(values), "o", color=colour, alpha=0.5)
+            ax.plot([np.mean(values)] * 2, [y - 0.35, y + 0.35], color="black")
+        ax.set(xlabel=f"mask AP, {subset}", xlim=(0, None))
+        ax.grid(axis="x", alpha=0.4)
+    axes[0].set_yticks(range(len(figures)), list(figures))
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=110)
 
 
 def _of_b(scenes: Scenes, split: str, seed: int) -> set[int]:

@@ -12,7 +12,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from pycocotools import mask as mask_util
 from tabulate import tabulate
@@ -20,7 +19,12 @@ from tabulate import tabulate
 from ..data import class_split_of, has_mask
 from ..data.partial_masks import encode_mask
 from ..splits import ClassSplit
-from .proposal_files import ImageProposals, write_coco_proposals, write_proposal_file
+from .proposal_files import (
+    ImageProposals,
+    ProposalSpool,
+    write_coco_proposals,
+    write_proposal_file,
+)
 from .proposal_recall import Overlaps, average_recalls
 
 __all__ = ["MaskProposalEvaluator"]
@@ -76,13 +80,15 @@ class MaskProposalEvaluator(DatasetEvaluator):
                 self._subsets[f"_{letter}"] = ids
         self._output_dir = output_dir
         self._found: dict[str, dict[int | str, Overlaps]] = {}
-        self._proposals: dict[int | str, ImageProposals] = {}
+        self._spool: ProposalSpool | None = None
         self.reset()
 
     def reset(self) -> None:
         """See :meth:`DatasetEvaluator.reset`."""
         self._found = {"box_proposals": {}, "mask_proposals": {}}
-        self._proposals = {}
+        if self._output_dir is not None:
+            name = f"proposals_of_process_{comm.get_rank()}.incomplete"
+            self._spool = ProposalSpool(os.path.join(self._output_dir, name))
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """See :meth:`DatasetEvaluator.process`."""
@@ -93,21 +99,24 @@ class MaskProposalEvaluator(DatasetEvaluator):
             self._found["box_proposals"][image_id] = _box_overlaps(proposals, record)
             if proposals.rles is not None:
                 self._found["mask_proposals"][image_id] = _mask_overlaps(proposals, record)
-            if self._output_dir is not None:
-                self._proposals[image_id] = proposals
+            if self._spool is not None:
+                self._spool.append(proposals)
 
     def evaluate(self) -> dict[str, Any]:
         """See :meth:`DatasetEvaluator.evaluate`; logs a table."""
-        gathered = comm.gather((self._found, self._proposals), dst=0)
+        gathered = comm.gather((self._found, self._spool and self._spool.path), dst=0)
         if not comm.is_main_process():
             return {}
         if self._output_dir is not None:
-            # Of several processes, by chance two may have seen an image.
-            proposals = dict(itertools.chain(*(p.items() for _, p in gathered)))
-            PathManager.mkdirs(self._output_dir)
-            images = list(proposals.values())
-            write_proposal_file(os.path.join(self._output_dir, "box_proposals.pkl"), images)
-            write_coco_proposals(os.path.join(self._output_dir, "coco_proposals.json"), images)
+            paths = [path for _, path in gathered]
+            write_proposal_file(
+                os.path.join(self._output_dir, "box_proposals.pkl"), ProposalSpool.read(paths)
+            )
+            write_coco_proposals(
+                os.path.join(self._output_dir, "coco_proposals.json"), ProposalSpool.read(paths)
+            )
+            for path in paths:
+                path.unlink()
         results = {}
         for task in ("box_proposals", "mask_proposals"):
             found = dict(itertools.chain(*(f[task].items() for f, _ in gathered)))

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import write_coco
+from conftest import tiny_cfg, write_coco
 from detectron2.config import get_cfg
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
@@ -84,6 +84,22 @@ def test_a_yaml_config_trains_and_writes_proposals_for_other_detectors(pets, tmp
         "pets_val", proposal_files=[str(inference / "box_proposals.pkl")]
     )
     assert 0 < len(record["proposal_boxes"]) <= 20
+    train_on_proposals(tmp_path / "other", str(inference / "box_proposals.pkl"))
+
+
+def train_on_proposals(output, file):
+    """A Mask^X Fast R-CNN, whose proposals are DeepMask's."""
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+        *("MODEL.LOAD_PROPOSALS", True, "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+        *("DATASETS.TRAIN", ("pets_train",), "DATASETS.PROPOSAL_FILES_TRAIN", (file,)),
+        *("DATASETS.TEST", ("pets_val",), "DATASETS.PROPOSAL_FILES_TEST", (file,)),
+        *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2, "SOLVER.STEPS", ()),
+        *("SOLVER.BASE_LR", 0.001, "OUTPUT_DIR", str(output)),
+    )
+    MaskXTrainer(cfg).train()
+    assert "segm_B/AP" in metrics(output)
+    assert not any(name.startswith("loss_rpn") for name in metrics(output))
 
 
 def test_data_without_any_mask_are_refused(pets, tmp_path):

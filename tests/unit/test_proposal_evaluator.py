@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from maskx_d2 import ClassSplit
 from maskx_d2.data import register_partial
 from maskx_d2.evaluation import MaskProposalEvaluator
+from maskx_d2.evaluation.proposal_files import ImageProposals, ProposalSpool
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -171,3 +172,22 @@ def test_a_data_set_that_lost_its_masks_is_refused(pets):
     register(*pets, keep_masks=False)
     with pytest.raises(ValueError, match=r"without the masks of set B.*keep_masks=True"):
         MaskProposalEvaluator("pets_partial")
+
+
+def test_proposals_wait_in_files_and_not_in_memory(pets, tmp_path):
+    register(*pets)
+    out = tmp_path / "out"
+    evaluate(output_dir=str(out))
+    assert sorted(p.name for p in out.iterdir()) == ["box_proposals.pkl", "coco_proposals.json"]
+    # Of two processes, of which both saw the second image.
+    records = DatasetCatalog.get("pets_partial")
+    spools = [ProposalSpool(tmp_path / name) for name in ("a", "b")]
+    for spool, seen in zip(spools, (records[:2], records[1:])):
+        for record in seen:
+            proposals = perfect(record)["proposals"]
+            spool.append(ImageProposals.from_instances(record["image_id"], proposals))
+    found = list(ProposalSpool.read([s.path for s in spools]))
+    assert [f.image_id for f in found] == [r["image_id"] for r in records]
+    assert len(found[1].rles) == len(found[1].boxes) == 4
+    with pytest.raises(FileNotFoundError, match="an output folder that they share"):
+        list(ProposalSpool.read([tmp_path / "elsewhere"]))

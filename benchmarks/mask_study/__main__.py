@@ -11,7 +11,7 @@ turns. What is measured already is not measured again::
     export PYTHONPATH=benchmarks
     python -m mask_study emoji40 --seeds 0 1 2                  # to choose
     python -m mask_study emoji120 --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
-    python -m mask_study shapes --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
+    python -m mask_study shapes --seeds 0 1 2 3 4 --iterations 800 --methods class-agnostic transfer
 
 AP is of detections, AR (mask IoU 0.5 to 0.95) of masks on true boxes.
 """
@@ -108,7 +108,7 @@ class Study:
                 "train.amp.enabled=True",
             ],
         )
-        model = self._model(Method(boxes=dict.fromkeys(("affinity_weight",), 1.0)))
+        model = self._model(Method())
         self.records, self.images = {}, {}
         for part in scenes.parts:
             # The order of a data set's images and annotations is that of its file.
@@ -130,7 +130,8 @@ class Study:
 
     def _model(self, method: Method) -> Any:
         cfg = self.cfg
-        cfg.model.roi_heads.box_supervision.update({"projection_weight": 0.0, **method.boxes})
+        weights = ("projection_weight", "affinity_weight", "background_weight")
+        cfg.model.roi_heads.box_supervision.update({**dict.fromkeys(weights, 0.0), **method.boxes})
         cfg.model.roi_heads.mask_head.update(method.head)
         torch.manual_seed(self.seed)
         model = instantiate(cfg.model)

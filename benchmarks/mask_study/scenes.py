@@ -70,13 +70,13 @@ SCENES: dict[str, Scenes] = {
     # To choose on.
     "emoji40": _emoji(40, ("val",), iterations=1500, detectors=3),
     # To report: other categories, images that chose nothing, and a style that no training saw.
-    "emoji120": _emoji(120, ("test_seen", "test"), iterations=2500, detectors=2),
+    "emoji120": _emoji(120, ("test_seen", "test"), iterations=2500, detectors=1),
     "shapes": Scenes(
         folder="shapes",
         train="shapes_train",
         parts=("shapes_test",),
         splits={"a27b9": _registered("shapes_train_a27b9")},
         iterations=1200,
-        detectors=5,
+        detectors=2,
     ),
 }

@@ -24,6 +24,7 @@ def test_defaults_are_the_papers_best():
         "MASK_ROI_JITTER": 0.0,
         "BOX_PROJECTION_WEIGHT": 0.0,
         "BOX_AFFINITY_WEIGHT": 0.0,
+        "BOX_BACKGROUND_WEIGHT": 0.0,
         "BOX_WARMUP_ITERS": 0,
         "FREEZE_DETECTOR": False,
         "TRAINED_MODULES": [],

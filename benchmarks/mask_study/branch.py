@@ -13,7 +13,7 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_util
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskx_d2 import ClassSplit
@@ -42,8 +42,11 @@ class Branch:
         heads = model.roi_heads
         if method.vectors == "random":
             generator = torch.Generator().manual_seed(seed)
-            dim = heads.box_predictor.cls_score.in_features
-            heads.class_embedding = torch.randn(heads.num_classes, dim, generator=generator)
+            learnt = heads.box_predictor.cls_score.weight[: heads.num_classes]
+            vectors = torch.randn(*learnt.shape, generator=generator)
+            # As long as those of the classifier: T has one initialisation and one learning rate.
+            length = learnt.norm(dim=1).mean()
+            heads.class_embedding = nn.functional.normalize(vectors, dim=1) * length.detach()
         dim = heads._class_vectors().shape[1]
         heads.weight_transfer = method.transfer(dim, heads.mask_head.out_channels)
         self.prior = ObjectPrior(heads) if method.prior else None
@@ -122,7 +125,9 @@ class Taught(Branch):
             masks, boxes = batch.masks, batch.boxes
             found = self.teacher.probabilities(boxes.features, boxes.classes)
             targets = BoxTargets.unpacked(boxes.targets)
-            found = found * ~known_background(targets.columns, targets.rows, targets.others)
+            if self.method.boxes.get("background_weight"):
+                known = known_background(targets.columns, targets.rows, targets.others)
+                found = found * ~known
             inside = found >= 0.5
             # As `maskx label --score-as-weight` has it: the mean probability of the mask's pixels.
             score = (found * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)

@@ -18,7 +18,7 @@ class Method:
 
     Attributes:
         transfer: makes T of the lengths of its input and of its output.
-        vectors: T sees the classifier's weights, "cls", or "random" vectors.
+        vectors: T sees the classifier's weights, "cls", or "random" vectors of their length.
         boxes: what B's boxes teach: weights of the losses of
             :class:`~maskx_d2.modeling.BoxSupervision`.
         head: options of the mask head.

@@ -21,7 +21,6 @@ from maskx_d2.data.partial_masks import encode_mask
 from maskx_d2.engine.roi_cache import CachedBatch, CachedRoIs
 from maskx_d2.engine.roi_training import CachedMaskBranch
 from maskx_d2.evaluation import SplitCOCOEvaluator
-from maskx_d2.modeling.box_losses import known_background
 from maskx_d2.modeling.box_supervision import BoxTargets
 from maskx_d2.postprocessing import paste_masks_as_rles
 
@@ -126,8 +125,7 @@ class Taught(Branch):
             found = self.teacher.probabilities(boxes.features, boxes.classes)
             targets = BoxTargets.unpacked(boxes.targets)
             if self.method.boxes.get("background_weight"):
-                known = known_background(targets.columns, targets.rows, targets.others)
-                found = found * ~known
+                found = found * ~targets.background
             inside = found >= 0.5
             # As `maskx label --score-as-weight` has it: the mean probability of the mask's pixels.
             score = (found * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)

@@ -246,10 +246,18 @@ def build_train_loader(cfg: DictConfig) -> Any:
             or (
                 _has_mask_head(cfg)
                 and trains_masks(cfg.train.get("trained_modules") or [])
-                and cfg.model.roi_heads.get("box_supervision") is None
+                and not _boxes_need_no_mask(cfg.model.roi_heads)
             ),
         )
     return TrainLoader(**kwargs)
+
+
+def _boxes_need_no_mask(roi_heads: DictConfig) -> bool:
+    """See :attr:`BoxSupervision.needs_no_mask`, of one that is not made yet."""
+    boxes = roi_heads.get("box_supervision")
+    if boxes is None:
+        return False
+    return bool(boxes.get("projection_weight", 1.0) or boxes.get("affinity_weight", 0.0))
 
 
 def _check_what_is_kept_back(cfg: DictConfig) -> None:

@@ -147,10 +147,11 @@ class MaskXTrainer(DefaultTrainer):
             cfg, mapper=PartialMaskDatasetMapper(cfg, is_train=True)
         )
         if isinstance(kwargs["dataset"], list):  # else one that is read as it is used
+            boxes = BoxSupervision.of_config(cfg)
             needed = cfg.MODEL.META_ARCHITECTURE == "DeepMask" or (
                 cfg.MODEL.MASK_ON
                 and trains_masks(cfg.MODEL.MASKX.TRAINED_MODULES)
-                and BoxSupervision.of_config(cfg) is None
+                and not (boxes is not None and boxes.needs_no_mask)
             )
             log_supervision(cfg.DATASETS.TRAIN, kwargs["dataset"], masks_needed=needed)
         return TrainLoader(**kwargs)

@@ -47,7 +47,8 @@ def paired_difference(
 
     Its confidence interval is a percentile bootstrap that draws seeds and, for each draw, images,
     both with replacement: it covers the chance in training and in the choice of test images.
-    With one seed it covers the images alone.
+    With one seed it covers the images alone. Seeds may count other instances, where each has a
+    set B of its own.
 
     Args:
         method, reference: for each seed, what each instance of each image has, such as its IoU.
@@ -56,29 +57,30 @@ def paired_difference(
         seed: of its random numbers.
 
     Raises:
-        ValueError: if the two don't have the same seeds, images and instances.
+        ValueError: if the two don't have the same seeds, and for each the same images and
+            instances.
     """
     if len(method) != len(reference) or not method:
         raise ValueError(
             f"{len(method)} seeds can't be paired with {len(reference)}; give both methods' runs "
             "of the same seeds."
         )
-    images = sorted(reference[0])
-    counts = np.array([len(reference[0][i]) for i in images], dtype=np.float64)
-    differences = []
+    images = sorted(set().union(*reference))
+    differences, numbers = [], []
     for one, other in zip(method, reference):
-        for each in (one, other):
-            if sorted(each) != images or any(len(each[i]) != n for i, n in zip(images, counts)):
-                raise ValueError("the runs were not measured on the same instances.")
-        differences.append([sum(one[i]) - sum(other[i]) for i in images])
+        if {i: len(v) for i, v in one.items()} != {i: len(v) for i, v in other.items()}:
+            raise ValueError("the runs were not measured on the same instances.")
+        differences.append([sum(one.get(i, ())) - sum(other.get(i, ())) for i in images])
+        numbers.append([len(other.get(i, ())) for i in images])
     sums: NDArray[np.float64] = np.array(differences)  # (seeds, images)
+    counts: NDArray[np.float64] = np.array(numbers, dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
     for k in range(draws):
         of_seeds = rng.integers(len(sums), size=len(sums))
         of_images = rng.integers(len(images), size=len(images))
-        total = counts[of_images].sum()
-        means[k] = sums[np.ix_(of_seeds, of_images)].sum() / max(total * len(sums), 1)
+        drawn = np.ix_(of_seeds, of_images)
+        means[k] = sums[drawn].sum() / max(counts[drawn].sum(), 1)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(means, [tail, 100 - tail])
-    return PairedDifference(float(sums.sum() / (counts.sum() * len(sums))), float(low), float(high))
+    return PairedDifference(float(sums.sum() / counts.sum()), float(low), float(high))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
             classes = MetadataCatalog.get(dataset_name).thing_classes
             for letter, ids in self._split.indices_of_sets(classes).items():
                 self._subsets[f"_{letter}"] = ids
-        self._output_dir = output_dir
+        self._name, self._output_dir = dataset_name, output_dir
         self._found: dict[str, dict[int | str, Overlaps]] = {}
         self._spool: ProposalSpool | None = None
         self.reset()
@@ -86,9 +87,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """See :meth:`DatasetEvaluator.reset`."""
         self._found = {"box_proposals": {}, "mask_proposals": {}}
-        if self._output_dir is not None:
-            name = f"proposals_of_process_{comm.get_rank()}.incomplete"
-            self._spool = ProposalSpool(os.path.join(self._output_dir, name))
+        self._spool = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """See :meth:`DatasetEvaluator.process`."""
@@ -99,24 +98,21 @@ class MaskProposalEvaluator(DatasetEvaluator):
             self._found["box_proposals"][image_id] = _box_overlaps(proposals, record)
             if proposals.rles is not None:
                 self._found["mask_proposals"][image_id] = _mask_overlaps(proposals, record)
-            if self._spool is not None:
+            if self._output_dir is not None:
+                if self._spool is None:
+                    name = f"{self._name}_process_{comm.get_rank()}.incomplete"
+                    self._spool = ProposalSpool(os.path.join(self._output_dir, name))
                 self._spool.append(proposals)
 
     def evaluate(self) -> dict[str, Any]:
         """See :meth:`DatasetEvaluator.evaluate`; logs a table."""
         gathered = comm.gather((self._found, self._spool and self._spool.path), dst=0)
+        if comm.is_main_process():
+            self._write([path for _, path in gathered if path is not None])
+        comm.synchronize()  # before anyone begins the next data set's
+        self._spool = None
         if not comm.is_main_process():
             return {}
-        if self._output_dir is not None:
-            paths = [path for _, path in gathered]
-            write_proposal_file(
-                os.path.join(self._output_dir, "box_proposals.pkl"), ProposalSpool.read(paths)
-            )
-            write_coco_proposals(
-                os.path.join(self._output_dir, "coco_proposals.json"), ProposalSpool.read(paths)
-            )
-            for path in paths:
-                path.unlink()
         results = {}
         for task in ("box_proposals", "mask_proposals"):
             found = dict(itertools.chain(*(f[task].items() for f, _ in gathered)))
@@ -130,6 +126,16 @@ class MaskProposalEvaluator(DatasetEvaluator):
             + tabulate(table, headers=["", *names], tablefmt="pipe", floatfmt=".2f")
         )
         return results
+
+    def _write(self, spools: list[Path]) -> None:
+        """The two files, of what the processes have seen."""
+        if not spools or self._output_dir is None:
+            return
+        folder = Path(self._output_dir)
+        write_proposal_file(str(folder / "box_proposals.pkl"), ProposalSpool.read(spools))
+        write_coco_proposals(str(folder / "coco_proposals.json"), ProposalSpool.read(spools))
+        for path in spools:
+            path.unlink()
 
 
 def _box_overlaps(proposals: ImageProposals, record: dict[str, Any]) -> Overlaps:

@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 _DILATION = 2  # pixels between neighbours, as in BoxInst
-#: The part of an object's box up to which other objects' masks are taken for background. Of boxes
-#: in COCO's photographs that others cover by less than 0.4, 8 to 9 tenths of what is covered is
-#: not the object; by more than 0.6, half of it is: a tie lies on its person's mask.
+#: The part of an object's box up to which other objects' masks are taken for background. In COCO's
+#: photographs, of what others cover of a box by less than 0.4, 0.8 is not the object; by more than
+#: 0.9, half of it is: a tie lies on its person's mask (docs/BEYOND.md).
 MAX_COVERED = 0.5
 #: Half of the eight neighbours (dy, dx): the other four are these, seen from the other end.
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -83,19 +83,18 @@ def _dice(predicted: Tensor, target: Tensor) -> Tensor:
     return 1 - 2 * overlap / total.clamp(min=1e-5)
 
 
-def known_background(columns: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+def known_background(inside: Tensor, others: Tensor) -> Tensor:
     """
     Which pixels of a RoI are known not to be its object's.
 
     Args:
-        columns, rows: (R, M), see :func:`box_projections`.
+        inside: (R, M, M) float, 1 in the object's box.
         others: bool (R, M, M), the masks of other objects.
 
     Returns:
         bool (R, M, M): pixels outside the object's box, and others' pixels, unless they cover more
         than ``MAX_COVERED`` of the box: then the object is rather on top of them.
     """
-    inside = rows[:, :, None] * columns[:, None, :]
     covered = (others * inside).sum((1, 2)) / inside.sum((1, 2))
     return (inside == 0) | (others & (covered <= MAX_COVERED)[:, None, None])
 
@@ -105,7 +104,8 @@ def known_background_loss(logits: Tensor, background: Tensor) -> Tensor:
     Which part of a mask is where its object is known not to be.
 
     A part and not an amount: there are no pixels that are known to be the object, so a loss that
-    is smallest for an empty mask ends with that.
+    is smallest for an empty mask ends with that. This one is the same for a mask that is fainter
+    all over.
 
     Args:
         logits: (R, M, M).

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from detectron2.layers import cat
-from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
+from detectron2.structures import ImageList, Instances, PolygonMasks
+from detectron2.structures.masks import polygons_to_bitmask
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -43,10 +44,20 @@ class BoxTargets:
     alike: Tensor
     others: Tensor
 
+    @property
+    def inside(self) -> Tensor:
+        """(R, M, M) float, 1 in the object's box."""
+        return self.rows[:, :, None] * self.columns[:, None, :]
+
+    @property
+    def background(self) -> Tensor:
+        """bool (R, M, M), see :func:`known_background`."""
+        return known_background(self.inside, self.others)
+
     def packed(self) -> Tensor:
         """As bool (R, 6, M, M): the box, ``alike``, ``others``."""
-        inside = self.rows[:, :, None] * self.columns[:, None, :]
-        return torch.cat([inside[:, None].bool(), self.alike, self.others[:, None]], dim=1)
+        box = self.inside[:, None].bool()
+        return torch.cat([box, self.alike, self.others[:, None]], dim=1)
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> BoxTargets:
@@ -120,6 +131,11 @@ class BoxSupervision(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
 
+    @property
+    def needs_no_mask(self) -> bool:
+        """Whether boxes alone can train a mask head; known background can't."""
+        return bool(self.projection_weight or self.affinity_weight)
+
     @classmethod
     def of_config(cls, cfg: Any) -> BoxSupervision | None:
         """What a yaml config asks for; None without such losses."""
@@ -157,12 +173,16 @@ class BoxSupervision(nn.Module):
         """
         boxes = [i.proposal_boxes.tensor for i in instances]
         rois = cat(boxes)
-        columns, rows = box_projections(rois, cat([i.gt_boxes.tensor for i in instances]), size)
+        # An image without objects has no RoI here, and no gt_boxes either.
+        objects = [i.gt_boxes.tensor for i in instances if len(i)]
+        columns, rows = box_projections(rois, cat(objects) if objects else rois, size)
         if self.affinity_weight:
             colors = roi_align(images.tensor.float(), boxes, size, aligned=True)
             colors = colors * self.pixel_std[:, None, None] + self.pixel_mean[:, None, None]
-            colors = rgb_to_lab((colors.flip(1) if self.is_bgr else colors) / 255)
-            alike = color_affinity(colors) >= self.affinity_threshold
+            # In full precision: half of it is as coarse as the differences that are looked for.
+            with torch.autocast(colors.device.type, enabled=False):
+                colors = rgb_to_lab((colors.flip(1) if self.is_bgr else colors) / 255)
+                alike = color_affinity(colors) >= self.affinity_threshold
         else:
             alike = rois.new_zeros((len(rois), 4, size, size), dtype=torch.bool)
         if self.background_weight:
@@ -189,12 +209,10 @@ class BoxSupervision(nn.Module):
             loss = projection_loss(logits, targets.columns, targets.rows)
             losses["loss_box_projection"] = loss * self.projection_weight * grown
         if self.affinity_weight:
-            inside = targets.rows[:, :, None] * targets.columns[:, None, :]
-            loss = color_affinity_loss(logits, targets.alike, inside)
+            loss = color_affinity_loss(logits, targets.alike, targets.inside)
             losses["loss_color_affinity"] = loss * self.affinity_weight * grown
         if self.background_weight:
-            background = known_background(targets.columns, targets.rows, targets.others)
-            loss = known_background_loss(logits, background)
+            loss = known_background_loss(logits, targets.background)
             losses["loss_known_background"] = loss * self.background_weight * grown
         return losses
 
@@ -213,7 +231,10 @@ def _known_masks(ground_truth: Instances, rois: Tensor, size: int) -> Tensor:
         masks = masks[ground_truth.gt_has_mask]
     if not len(masks):
         return nothing
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *ground_truth.image_size)
-    any_mask = masks.tensor.any(dim=0).to(rois)
+    if isinstance(masks, PolygonMasks):  # all at once: they make one bitmap
+        polygons = [polygon for of_object in masks.polygons for polygon in of_object]
+        bitmap = torch.from_numpy(polygons_to_bitmask(polygons, *ground_truth.image_size))
+    else:
+        bitmap = masks.tensor.any(dim=0)
+    any_mask = bitmap.to(rois)
     return roi_align(any_mask[None, None], [rois], size, aligned=True)[:, 0] >= 0.5

@@ -26,7 +26,8 @@ TINY_VITDET = (
     *("model.backbone.net.depth=2", "model.backbone.net.window_block_indexes=[0]"),
     *("model.backbone.net.embed_dim=32", "model.backbone.net.num_heads=2"),
     *("model.backbone.square_pad=64", "model.roi_heads.batch_size_per_image=16"),
-    *("dataloader.train.mapper.augmentations=[]", "train.init_checkpoint=''"),
+    *(f"dataloader.train.mapper.augmentations.1.target_{side}=64" for side in ("height", "width")),
+    *("dataloader.train.mapper.augmentations.2.crop_size=[64,64]", "train.init_checkpoint=''"),
 )
 
 

@@ -37,16 +37,17 @@ def test_projection_loss_is_zero_for_any_mask_that_reaches_its_box():
 
 
 def test_outside_the_box_and_on_other_objects_there_is_background():
-    columns, rows = torch.tensor([[0.0, 1, 1, 1]]), torch.ones(1, 4)
+    inside = torch.ones(1, 4, 4)
+    inside[0, :, 0] = 0
     others = torch.zeros(1, 4, 4, dtype=torch.bool)
     others[0, :2, 1:] = True  # half of the box
-    background = known_background(columns, rows, others)
+    background = known_background(inside, others)
     expected = others.clone()
     expected[0, :, 0] = True
     assert torch.equal(background, expected)
     # An object that others cover for the most part is rather on top of them.
     others[0, 2, 1] = True
-    background = known_background(columns, rows, others)
+    background = known_background(inside, others)
     assert background[0, :, 0].all() and not background[0, :, 1:].any()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_batch, make_targets, tiny_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import PolygonMasks
+from detectron2.structures import ImageList, PolygonMasks
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -41,8 +41,32 @@ def test_boxes_of_b_teach_the_mask_branch(config, opts):
     assert any(n.startswith("roi_heads.weight_transfer") for n in trained) == (config == MASKX)
 
 
+@pytest.mark.parametrize("images", [[[1], []], [[], [1]], [[], []]])
+@pytest.mark.parametrize("opts", [(), GROUND_TRUTH], ids=["proposals", "ground truth"])
+def test_images_without_objects(images, opts):
+    model = build(MASKX, *BOX_LOSSES, *BACKGROUND, *opts)
+    targets = [make_targets([False] * len(classes), classes) for classes in images]
+    found = losses(model, make_batch(*targets))
+    assert (found["loss_box_projection"] > 0) == any(images)
+    assert all(torch.isfinite(loss) for loss in found.values())
+
+
+def test_colours_are_compared_in_full_precision():
+    supervision = build(MASKX, *BOX_LOSSES).roi_heads.box_supervision
+    target = make_targets([False], [1])
+    target.proposal_boxes = target.gt_boxes
+    generator = torch.Generator().manual_seed(0)
+    pixels = 100 + 2 * torch.rand(1, 3, 64, 64, generator=generator)
+    images = ImageList(pixels, [(64, 64)])
+    expected = supervision.targets(images, [target], [target], 28).alike
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = supervision.targets(images, [target], [target], 28).alike
+    assert expected.any() and not expected.all()
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("mask_type", ["bitmask", "polygon"])
-def test_a_known_mask_is_not_another_object(mask_type):
+def test_another_objects_known_mask_is_background(mask_type):
     model = build(MASKX, *BACKGROUND, *GROUND_TRUTH)
     # Its mask is the upper half of (4, 4, 24, 24), so it is in (12, 12, 32, 32) to y = 14.
     target = make_targets([True, False], [2, 1])
@@ -55,9 +79,9 @@ def test_a_known_mask_is_not_another_object(mask_type):
     assert found["loss_known_background"] > 0
     (others,) = seen[0].others
     assert others[:2, :16].all() and not others[4:].any() and not others[:, 18:].any()
-    # The stand-in of the object without a mask is not a mask that is known.
-    unknown = losses(model, make_batch(make_targets([False, False], [2, 1])))
-    assert unknown["loss_known_background"] == 0  # its RoI is its box
+    # The stand-in of an object without a mask is not a mask that is known.
+    losses(model, make_batch(make_targets([False, False], [2, 1])))
+    assert not seen[1].others.any()
 
 
 def test_masks_of_a_are_left_to_their_own_loss():

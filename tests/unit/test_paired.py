@@ -34,6 +34,12 @@ def test_is_the_difference_of_the_means_over_instances():
     assert found.low == pytest.approx(1.0), "each image has the same difference per instance"
 
 
+def test_seeds_may_count_other_instances():
+    method = [{1: [3.0, 1.0], 2: [2.0]}, {2: [5.0]}]
+    reference = [{1: [1.0, 1.0], 2: [1.0]}, {2: [1.0]}]
+    assert paired_difference(method, reference).mean == pytest.approx((2 + 0 + 1 + 4) / 4)
+
+
 def test_seeds_that_differ_widen_the_interval():
     calm, restless = (paired_difference(*runs(1.0, noise)) for noise in (0.0, 5.0))
     assert restless.high - restless.low > 5 * (calm.high - calm.low)

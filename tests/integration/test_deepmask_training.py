@@ -15,6 +15,7 @@ from maskx_d2 import ClassSplit, add_maskx_config, model_zoo
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer, run
 from maskx_d2.engine.inference import load_model, settings_hash
+from maskx_d2.engine.lazy_main import build_train_loader, load_lazy
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -112,6 +113,28 @@ def test_data_without_any_mask_are_refused(pets, tmp_path):
     opts += ["dataloader.train.num_workers=0", f"train.output_dir={tmp_path / 'run'}"]
     with pytest.raises(ValueError, match="no instance of pets_boxes has a mask"):
         run(["--config-file", model_zoo.get_config_file("shapes/deepmask.py"), *opts])
+
+
+@pytest.mark.parametrize("loss", ["PROJECTION", "AFFINITY", "BACKGROUND"])
+def test_what_boxes_alone_can_teach_a_mask_head(pets, tmp_path, loss):
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+        *("DATASETS.TRAIN", ("pets_boxes",), f"MODEL.MASKX.BOX_{loss}_WEIGHT", 1.0),
+        *("OUTPUT_DIR", str(tmp_path / "yaml")),
+    )
+    weights = dict.fromkeys(("projection", "affinity", "background"), 0.0) | {loss.lower(): 1.0}
+    opts = [f"model.roi_heads.box_supervision.{k}_weight={v}" for k, v in weights.items()]
+    opts += ["dataloader.train.dataset.names=pets_boxes", "train.device=cpu"]
+    opts.append("dataloader.train.num_workers=0")
+    config = load_lazy(model_zoo.get_config_file("shapes/box_losses.py"), opts)
+    if loss == "BACKGROUND":  # which is known of other objects' masks
+        with pytest.raises(ValueError, match="no instance of pets_boxes has a mask"):
+            MaskXTrainer(cfg)
+        with pytest.raises(ValueError, match="no instance of pets_boxes has a mask"):
+            build_train_loader(config)
+        return
+    MaskXTrainer(cfg)
+    build_train_loader(config)
 
 
 def test_what_needs_detections_says_so(pets, tmp_path):

@@ -4,7 +4,8 @@ Better masks for B: ideas alone and together, on a detector that stays as it is.
 Detectors are trained first. Their RoI features are kept, so that a method takes a minute or two; it
 is trained and measured as stage-wise training with ``train.roi_cache`` is. Every seed has a set A
 (unless the split is fixed), an initialisation and an order of batches of its own; detectors take
-turns. What is measured already is not measured again::
+turns. What is measured already is not measured again, so delete a method's folder in
+``output/mask_study`` after a change of it::
 
     python datasets/make_emoji.py && python datasets/make_emoji.py --categories 120
     python datasets/make_shapes.py
@@ -13,7 +14,7 @@ turns. What is measured already is not measured again::
     python -m mask_study emoji120 --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
     python -m mask_study shapes --seeds 0 1 2 3 4 --iterations 800 --methods class-agnostic transfer
 
-AP is of detections, AR (mask IoU 0.5 to 0.95) of masks on true boxes.
+AP is of detections, AR (mask IoU 0.5 to 0.95, over instances) of masks on true boxes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 
+from maskx_d2._files import written_whole
 from maskx_d2.modeling import freeze_detector
 
 from .branch import Branch, Taught, measured
@@ -76,7 +78,8 @@ def main() -> None:
                 study = study or Study(scenes, folder, seed, split, args.iterations)
                 found = study.measure(name)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(found))
+                with written_whole(file) as unfinished:
+                    unfinished.write_text(json.dumps(found))
             figures.setdefault(name, {})[seed] = json.loads(file.read_text())
     for part in scenes.parts:
         print(f"{part}, {split}\n{table(figures, part, scenes, split, args.reference)}\n")
@@ -142,13 +145,15 @@ class Study:
 
     def _rois(self, kind: str) -> TrainRoIs:
         cfg = self.cfg
-        torch.manual_seed(0)
         loader = build_detection_test_loader(
             get_detection_dataset_dicts(self.scenes.train),
             mapper=instantiate(cfg.dataloader.train.mapper),
             batch_size=4,
         )
         model = self._model(Method(boxes={"affinity_weight": 1.0}))
+        # The same RoIs whichever seed comes first: augmentation draws from numpy.
+        np.random.seed(0)
+        torch.manual_seed(0)
         return collect_training(self.detector / kind, model, loader, kind)
 
     def measure(self, name: str) -> dict[str, Any]:

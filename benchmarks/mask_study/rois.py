@@ -8,6 +8,7 @@ pass over the images serves every split. RoIs to measure on are the true boxes a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 from tqdm import tqdm
 
+from maskx_d2._files import written_whole
 from maskx_d2.engine.roi_cache import CachedBatch, CachedRoIs, RoIFiles, RoIWriter
 from maskx_d2.modeling import given_instances
-from maskx_d2.modeling.box_supervision import BoxTargets
 from maskx_d2.modeling.mask_rois import ground_truth_rois
 
 SIDE = 28
@@ -82,9 +83,10 @@ def collect_training(folder: Path, model: Any, loader: Any, rois: str) -> TrainR
         loader: of batches of training samples, with an end.
         rois: "proposals" or "ground_truth".
     """
-    if not (folder / "about.json").is_file():
+    if not folder.is_dir():
+        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.incomplete")
         model.train()
-        heads, writer, others, images = model.roi_heads, RoIWriter(folder / "rois"), [], 0
+        heads, writer, others, images = model.roi_heads, RoIWriter(unfinished / "rois"), [], 0
         with EventStorage():
             for batch in tqdm(loader, f"{folder.name}: RoIs to train on"):
                 inputs, features, targets = _seen(model, batch)
@@ -108,8 +110,9 @@ def collect_training(folder: Path, model: Any, loader: Any, rois: str) -> TrainR
                 )
                 others.append(torch.cat(classes))
                 images += len(batch)
-        np.save(folder / "others.npy", torch.cat(others).numpy())
-        (folder / "about.json").write_text(json.dumps({"images": images}))
+        np.save(unfinished / "others.npy", torch.cat(others).numpy())
+        (unfinished / "about.json").write_text(json.dumps({"images": images}))
+        unfinished.rename(folder)
     return TrainRoIs(folder)
 
 
@@ -186,7 +189,8 @@ def collect_testing(
             )
         heads.mask_on = True
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found, file)
+        with written_whole(file) as unfinished:
+            torch.save(found, unfinished)
     images: list[TestImage] = torch.load(file, weights_only=False)
     return images
 
@@ -215,13 +219,3 @@ def shuffled(count: int, size: int, seed: int) -> Iterator[Any]:
             rows = np.concatenate([rows, rng.permutation(count)])
         yield rows[:size]
         rows = rows[size:]
-
-
-__all__ = [
-    "BoxTargets",
-    "TestImage",
-    "TrainRoIs",
-    "collect_testing",
-    "collect_training",
-    "shuffled",
-]

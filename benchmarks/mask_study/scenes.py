@@ -69,7 +69,8 @@ def _emoji(categories: int, parts: tuple[str, ...], iterations: int, detectors: 
 SCENES: dict[str, Scenes] = {
     # To choose on.
     "emoji40": _emoji(40, ("val",), iterations=1500, detectors=3),
-    # To report: other categories, images that chose nothing, and a style that no training saw.
+    # To report: three times the categories, the 40 among them, images that chose nothing, and a
+    # style that no training saw.
     "emoji120": _emoji(120, ("test_seen", "test"), iterations=2500, detectors=1),
     "shapes": Scenes(
         folder="shapes",

@@ -24,8 +24,8 @@ def table(figures: Runs, part: str, scenes: Scenes, split: str, reference: str) 
     """
     Means and standard deviations over the seeds, and differences from a method with 95 % intervals.
 
-    That of AP is Student's over seeds; that of AR a bootstrap over seeds and images, over
-    instances.
+    That of AP is Student's over seeds; that of AR, which is over instances, a bootstrap over seeds
+    and images. Where seeds share a detector, neither covers the chance in its training.
     """
     oracle = _values(figures.get("oracle", {}), part, "segm_B")
     rows = []
@@ -83,7 +83,7 @@ def _recalls(
         _, categories, ious = zip(*run[part]["rows"])
         b = _of_b(scenes, split, seed)
         wanted = b if subset == "B" else set(range(len(scenes.classes))) - b
-        found[seed] = mask_quality(np.array(ious), np.array(categories), wanted)["AR"]
+        found[seed] = mask_quality(np.array(ious), np.array(categories), wanted)["AR_inst"]
     return found
 
 

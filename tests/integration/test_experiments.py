@@ -234,7 +234,11 @@ def test_after_kill_9_a_training_that_lives_on_is_waited_for(capfd):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_everything_and_the_next_call_goes_on(number, capfd):
     g = grid(common=["SECONDS", 0.4])
-    process = in_a_process(g, cpu_slots(2))
+    before = signal.signal(number, signal.SIG_DFL)  # a shell's background jobs ignore SIGINT
+    try:
+        process = in_a_process(g, cpu_slots(2))
+    finally:
+        signal.signal(number, before)
     os.kill(process.pid, number)
     process.join(20)
     assert process.exitcode == 128 + number

@@ -116,15 +116,7 @@ def by_image(rows: Sequence[Row], counted: set[int]) -> dict[int, list[float]]:
 
 def mean_mask_rows(train: str, test: str, rows: Sequence[Row]) -> list[Row]:
     """The same instances with the mean mask of the training set, which has A's only, as theirs."""
-    total, count = torch.zeros(SIDE, SIDE), 0
-    for record in tqdm(DatasetCatalog.get(train), desc="mean mask", unit="image"):
-        for annotation in record["annotations"]:
-            if has_mask(annotation) and not annotation.get("iscrowd", 0):
-                mask = in_box(annotation, record)
-                if mask is not None:
-                    total += F.interpolate(mask[None, None], (SIDE, SIDE), mode="area")[0, 0]
-                    count += 1
-    mean = total / count
+    mean = mean_mask(DatasetCatalog.get(train))
     records = {record["image_id"]: record for record in DatasetCatalog.get(test)}
     result = []
     for row in tqdm(rows, desc="its IoU", unit="box"):
@@ -140,6 +132,19 @@ def mean_mask_rows(train: str, test: str, rows: Sequence[Row]) -> list[Row]:
         iou = mask_util.iou([mask_util.encode(drawn)], [truth], [0])
         result.append({**row, "iou": float(iou[0, 0])})
     return result
+
+
+def mean_mask(records: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """The mean of the masks that there are, each fitted to a square: (SIDE, SIDE)."""
+    total, count = torch.zeros(SIDE, SIDE), 0
+    for record in tqdm(records, desc="mean mask", unit="image"):
+        for annotation in record["annotations"]:
+            if has_mask(annotation) and not annotation.get("iscrowd", 0):
+                mask = in_box(annotation, record)
+                if mask is not None:
+                    total += F.interpolate(mask[None, None], (SIDE, SIDE), mode="area")[0, 0]
+                    count += 1
+    return total / count
 
 
 def in_box(annotation: dict[str, Any], record: dict[str, Any]) -> torch.Tensor | None:

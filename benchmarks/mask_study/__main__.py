@@ -13,6 +13,7 @@ turns. What is measured already is not measured again, so delete a method's fold
     python -m mask_study emoji40 --seeds 0 1 2                  # to choose
     python -m mask_study emoji120 --seeds 0 1 2 3 4 --methods class-agnostic transfer oracle
     python -m mask_study shapes --seeds 0 1 2 3 4 --iterations 800 --methods class-agnostic transfer
+    python -m mask_study photographs --split nonvoc2voc --reference class-agnostic --without person
 
 AP is of detections, AR (mask IoU 0.5 to 0.95, over instances) of masks on true boxes.
 """
@@ -32,6 +33,7 @@ import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
 import numpy as np
 import torch
 from _trainings import ROOT, TRAIN_NET, once
+from compare_masks import mean_mask
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import (
@@ -43,9 +45,9 @@ from detectron2.data import (
 from maskx_d2._files import written_whole
 from maskx_d2.modeling import freeze_detector
 
-from .branch import Branch, Taught, measured
-from .methods import METHODS, Method
-from .rois import TrainRoIs, collect_testing, collect_training
+from .branch import Branch, Fixed, Taught, measured
+from .methods import FLOORS, METHODS, Method
+from .rois import SIDE, TrainRoIs, collect_testing, collect_training
 from .scenes import SCENES, Scenes
 from .tables import plot, table
 
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of names (all)")
     parser.add_argument("--reference", default="transfer", help="differences are from it")
+    parser.add_argument("--without", nargs="*", default=[], help="categories of B to leave out")
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "mask_study")
     parser.add_argument("--table-only", action="store_true", help="of what has been measured")
@@ -65,7 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     scenes = SCENES[args.scenes]
     split = args.split or next(iter(scenes.splits))
-    names = [n for n in METHODS if any(fnmatch(n, pattern) for pattern in args.methods)]
+    names = [n for n in (*FLOORS, *METHODS) if any(fnmatch(n, pattern) for pattern in args.methods)]
     folder = args.output / args.scenes
     figures: dict[str, dict[int, Any]] = {}
     for seed in args.seeds:
@@ -82,7 +85,8 @@ def main() -> None:
                     unfinished.write_text(json.dumps(found))
             figures.setdefault(name, {})[seed] = json.loads(file.read_text())
     for part in scenes.parts:
-        print(f"{part}, {split}\n{table(figures, part, scenes, split, args.reference)}\n")
+        lines = table(figures, part, scenes, split, args.reference, args.without)
+        print(f"{part}, {split}\n{lines}\n")
     if args.plot:
         plot(figures, scenes.parts[0], args.plot)
 
@@ -96,7 +100,12 @@ class Study:
         self.scenes, self.folder, self.seed, self.iterations = scenes, folder, seed, iterations
         self.split = scenes.splits[split](seed)
         self.name = f"{folder.name} {split} seed {seed}"
-        self.detector = folder / f"detector{seed % scenes.detectors}"
+        train, test = scenes.train, scenes.parts[0]
+        name = f"detector{seed % scenes.detectors}"
+        if scenes.mask_features:
+            train, name = f"{train}_{split}", f"{name}_{split}"
+            test = train.replace("_train", "_val")
+        self.detector = folder / name
         once(
             self.detector,
             [
@@ -106,8 +115,8 @@ class Study:
                 f"train.seed={seed % scenes.detectors}",
                 f"train.max_iter={scenes.iterations}",
                 f"model.roi_heads.num_classes={len(scenes.classes)}",
-                f"dataloader.train.dataset.names={scenes.train}",
-                f"dataloader.test.dataset.names={scenes.parts[0]}",
+                f"dataloader.train.dataset.names={train}",
+                f"dataloader.test.dataset.names={test}",
                 "train.amp.enabled=True",
             ],
         )
@@ -158,11 +167,36 @@ class Study:
 
     def measure(self, name: str) -> dict[str, Any]:
         """Train a method's mask branch, and measure it on every part."""
-        method, names = METHODS[name], self.scenes.classes
-        with_masks = np.array([method.all_masks or n in self.split.with_masks for n in names])
-        rois = self._rois(method.rois)
-        branch = None
+        if name not in FLOORS:
+            self._rois(METHODS[name].rois)  # kept before the clock runs
         start = time.perf_counter()
+        branch = self._floor(name) if name in FLOORS else self._trained(name)
+        found: dict[str, Any] = {"seconds": time.perf_counter() - start}
+        for part in self.scenes.parts:
+            found[part] = measured(branch, self.images[part], self.records[part], part, self.split)
+        return found
+
+    def _floor(self, name: str) -> Fixed:
+        if name == "whole box":
+            return Fixed(torch.ones(SIDE, SIDE))
+        of_a, _ = self.split.indices(self.scenes.classes)
+        records = [
+            {**r, "annotations": [a for a in r["annotations"] if a["category_id"] in of_a]}
+            for r in DatasetCatalog.get(self.scenes.train)
+        ]
+        return Fixed(mean_mask(records))
+
+    def _trained(self, name: str) -> Branch:
+        method, names = METHODS[name], self.scenes.classes
+        of_a = np.array([name in self.split.with_masks for name in names])
+        rois = self._rois(method.rois)
+        has_mask = {
+            "A": lambda: of_a[rois.classes],
+            "all": lambda: np.ones(len(rois), dtype=bool),
+            "all categories": lambda: rois.as_many(of_a, self.seed),
+        }[method.masks]()
+        known = np.ones_like(of_a) if method.masks == "all" else of_a
+        branch: Branch | None = None
         for i in range(method.rounds):
             model = self._model(method)
             branch = (
@@ -171,11 +205,9 @@ class Study:
                 else Taught(model, method, self.seed, branch)
             )
             title = f"{self.name}: {name}" + (f", round {i + 1}" if method.rounds > 1 else "")
-            branch.train(rois, with_masks, self.iterations, self.cfg, title)
-        found: dict[str, Any] = {"seconds": time.perf_counter() - start}
-        for part in self.scenes.parts:
-            found[part] = measured(branch, self.images[part], self.records[part], part, self.split)
-        return found
+            branch.train(rois, has_mask, known, self.iterations, self.cfg, title)
+        assert branch is not None
+        return branch
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -50,11 +49,13 @@ class Branch:
         heads.weight_transfer = method.transfer(dim, heads.mask_head.out_channels)
         self.prior = ObjectPrior(heads) if method.prior else None
 
-    def train(self, rois: TrainRoIs, with_masks: Any, iterations: int, cfg: Any, name: str) -> None:
+    def train(
+        self, rois: TrainRoIs, has_mask: Any, known: Any, iterations: int, cfg: Any, name: str
+    ) -> None:
         """
         Args:
             rois: to train on.
-            with_masks: bool (K,), the categories that have masks.
+            has_mask, known: see :meth:`TrainRoIs.batch`.
             iterations: of as many RoIs as the config's number of images has.
             cfg: a LazyConfig, for its optimizer, schedule and batches.
             name: for the progress bar.
@@ -76,7 +77,10 @@ class Branch:
         )
         schedule = instantiate(cfg.lr_multiplier)
         size = round(len(rois) / rois.num_images * cfg.dataloader.train.total_batch_size)
-        batches = self._batches(rois, with_masks, size)
+        batches = (
+            self._lesson(rois.batch(rows, has_mask, known))
+            for rows in shuffled(len(rois), size, self.seed)
+        )
         branch = CachedMaskBranch(model)
         with EventStorage() as storage:
             for i, batch in enumerate(tqdm(islice(batches, iterations), name, iterations)):
@@ -93,12 +97,9 @@ class Branch:
                 storage.step()
         model.eval()
 
-    def _batches(self, rois: TrainRoIs, with_masks: Any, size: int) -> Iterator[CachedBatch]:
-        for rows in shuffled(len(rois), size, self.seed):
-            batch = rois.batch(rows, with_masks)
-            if not self.method.boxes:
-                batch.boxes = None
-            yield batch
+    def _lesson(self, batch: CachedBatch) -> CachedBatch:
+        """What is learnt of a batch; ``boxes`` are without masks."""
+        return CachedBatch(batch.masks, batch.boxes if self.method.boxes else None)
 
     @torch.no_grad()
     def probabilities(self, features: Tensor, classes: Tensor) -> Tensor:
@@ -110,6 +111,21 @@ class Branch:
         return masks
 
 
+class Fixed:
+    """A floor: the same mask for every box."""
+
+    def __init__(self, mask: Tensor) -> None:
+        """
+        Args:
+            mask: (M, M), probabilities.
+        """
+        self.mask = mask
+
+    def probabilities(self, features: Tensor, _classes: Tensor) -> Tensor:
+        """As :meth:`Branch.probabilities`."""
+        return self.mask.expand(len(features), -1, -1)
+
+
 class Taught(Branch):
     """A branch that learns B's masks of a teacher, as often as that is sure of them."""
 
@@ -118,30 +134,30 @@ class Taught(Branch):
         self.teacher = teacher
         self.generator = torch.Generator().manual_seed(seed)
 
-    def _batches(self, rois: TrainRoIs, with_masks: Any, size: int) -> Iterator[CachedBatch]:
-        for batch in super()._batches(rois, with_masks, size):
-            assert batch.masks is not None and batch.boxes is not None
-            masks, boxes = batch.masks, batch.boxes
-            found = self.teacher.probabilities(boxes.features, boxes.classes)
-            targets = BoxTargets.unpacked(boxes.targets)
-            if self.method.boxes.get("background_weight"):
-                found = found * ~targets.background
-            inside = found >= 0.5
-            # As `maskx label --score-as-weight` has it: the mean probability of the mask's pixels.
-            score = (found * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-            sure = torch.rand(len(score), generator=self.generator) < score
-            yield CachedBatch(
-                CachedRoIs(
-                    torch.cat([masks.features, boxes.features[sure]]),
-                    torch.cat([masks.targets, inside[sure]]),
-                    torch.cat([masks.classes, boxes.classes[sure]]),
-                ),
-                CachedRoIs(boxes.features[~sure], boxes.targets[~sure], boxes.classes[~sure]),
-            )
+    def _lesson(self, batch: CachedBatch) -> CachedBatch:
+        assert batch.masks is not None and batch.boxes is not None
+        masks, boxes = batch.masks, batch.boxes
+        found = self.teacher.probabilities(boxes.features, boxes.classes)
+        targets = BoxTargets.unpacked(boxes.targets)
+        if self.method.boxes.get("background_weight"):
+            found = found * ~targets.background
+        inside = found >= 0.5
+        # As `maskx label --score-as-weight` has it: the mean probability of the mask's pixels.
+        score = (found * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        sure = torch.rand(len(score), generator=self.generator) < score
+        taught = CachedBatch(
+            CachedRoIs(
+                torch.cat([masks.features, boxes.features[sure]]),
+                torch.cat([masks.targets, inside[sure]]),
+                torch.cat([masks.classes, boxes.classes[sure]]),
+            ),
+            CachedRoIs(boxes.features[~sure], boxes.targets[~sure], boxes.classes[~sure]),
+        )
+        return super()._lesson(taught)
 
 
 def measured(
-    branch: Branch,
+    branch: Branch | Fixed,
     images: list[TestImage],
     records: dict[int, Any],
     dataset: str,

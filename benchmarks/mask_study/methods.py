@@ -26,7 +26,8 @@ class Method:
         weight_decay: of T; None for that of all.
         prior: whether the mask head sees where the box head sees the category.
         rounds: the second and later ones learn from the masks that the one before makes for B.
-        all_masks: whether B's masks are there: an oracle.
+        masks: which are there: those of "A"; or, as an oracle has them, "all", or as many as A has
+            of "all categories".
     """
 
     transfer: Callable[[int, int], nn.Module] = paper
@@ -37,7 +38,7 @@ class Method:
     weight_decay: float | None = None
     prior: bool = False
     rounds: int = 1
-    all_masks: bool = False
+    masks: str = "A"
 
 
 def _dropout(part: float) -> Callable[[int, int], nn.Module]:
@@ -52,6 +53,9 @@ _HOURGLASS = {"trunk": "hourglass", "conv_norm": "GN"}
 _AGNOSTIC = Method(OneForAll)
 _TRANSFER = Method()
 _RANDOM = Method(vectors="random")
+
+# Not learnt: the whole box, or A's mean mask fitted to it.
+FLOORS = ("whole box", "mean mask of A")
 
 METHODS: dict[str, Method] = {
     "class-agnostic": _AGNOSTIC,
@@ -85,12 +89,18 @@ METHODS: dict[str, Method] = {
     ),
     "projection, background 1": Method(boxes={**_BOTH, "background_weight": 1.0}),
     "class-agnostic, projection": replace(_AGNOSTIC, boxes=_PROJECTION),
+    "class-agnostic, colours": replace(_AGNOSTIC, boxes=_COLOURS),
     "class-agnostic, projection, background": replace(_AGNOSTIC, boxes=_BOTH),
+    "class-agnostic, projection, colours": replace(_AGNOSTIC, boxes={**_PROJECTION, **_COLOURS}),
+    "class-agnostic, projection, background, colours": replace(
+        _AGNOSTIC, boxes={**_BOTH, **_COLOURS}
+    ),
     "random vectors, projection, background": replace(_RANDOM, boxes=_BOTH),
     # The RoIs, and the mask head.
     "true boxes": Method(rois="ground_truth"),
     "hourglass": Method(head=_HOURGLASS),
     "class-agnostic, hourglass": replace(_AGNOSTIC, head=_HOURGLASS),
+    "class-agnostic, true boxes": replace(_AGNOSTIC, rois="ground_truth"),
     "object prior": Method(prior=True),
     # Together.
     "dropout, projection, background": Method(_dropout(0.3), boxes=_BOTH),
@@ -98,10 +108,22 @@ METHODS: dict[str, Method] = {
     "object prior, projection, background": Method(prior=True, boxes=_BOTH),
     "hourglass, projection, background": Method(boxes=_BOTH, head=_HOURGLASS),
     "true boxes, projection, background": Method(boxes=_BOTH, rois="ground_truth"),
+    "class-agnostic, true boxes, projection, background": replace(
+        _AGNOSTIC, boxes=_BOTH, rois="ground_truth"
+    ),
+    "class-agnostic, true boxes, projection, background, colours": replace(
+        _AGNOSTIC, boxes={**_BOTH, **_COLOURS}, rois="ground_truth"
+    ),
+    "class-agnostic, self-training": replace(_AGNOSTIC, rounds=2),
+    "class-agnostic, self-training, projection, background": replace(
+        _AGNOSTIC, boxes=_BOTH, rounds=2
+    ),
     "self-training, projection": Method(boxes=_PROJECTION, rounds=2),
     "self-training, projection, background": Method(boxes=_BOTH, rounds=2),
     # From above.
-    "oracle": Method(all_masks=True),
-    "oracle, class-agnostic": replace(_AGNOSTIC, all_masks=True),
-    "oracle, hourglass": Method(head=_HOURGLASS, all_masks=True),
+    "oracle": Method(masks="all"),
+    "oracle, class-agnostic": replace(_AGNOSTIC, masks="all"),
+    "oracle, hourglass": Method(head=_HOURGLASS, masks="all"),
+    "oracle, as many masks": replace(_AGNOSTIC, masks="all categories"),
+    "oracle, transfer, as many masks": Method(masks="all categories"),
 }

@@ -40,6 +40,8 @@ class TrainRoIs:
         self._files = RoIFiles(folder / "rois")
         # (R, OTHERS): their categories, -1 for none.
         self._others = np.load(folder / "others.npy")
+        # (R,): the same number for the same object.
+        self._objects = np.load(folder / "objects.npy")
         self.num_images: int = json.loads((folder / "about.json").read_text())["images"]
 
     def __len__(self) -> int:
@@ -50,21 +52,37 @@ class TrainRoIs:
         """int64 (R,)."""
         return self._files.classes
 
-    def batch(self, rows: Any, with_masks: Any) -> CachedBatch:
+    def as_many(self, of_a: Any, seed: int) -> Any:
         """
-        Some RoIs as a training without the other categories' masks sees them.
+        Which RoIs have a mask where as many objects have one as are of A, whatever they are of.
+
+        Args:
+            of_a: bool (K,).
+            seed: of the drawing.
+
+        Returns:
+            bool (R,).
+        """
+        objects, first = np.unique(self._objects, return_index=True)
+        count = of_a[self.classes[first]].sum()
+        drawn = np.random.default_rng(seed).choice(objects, count, replace=False)
+        return np.isin(self._objects, drawn)
+
+    def batch(self, rows: Any, has_mask: Any, known: Any) -> CachedBatch:
+        """
+        Some RoIs as a training without some of the masks sees them.
 
         Args:
             rows: which.
-            with_masks: bool (K,), the categories that have masks.
+            has_mask: bool (R,), the RoIs whose mask is there.
+            known: bool (K,), the categories whose masks are background for others.
         """
         rows = np.sort(rows)
-        has_mask = with_masks[self.classes[rows]]
-        masks = self._files.rois(rows[has_mask])
-        boxes = self._files.rois(rows[~has_mask])
-        others = self._others[rows[~has_mask]]
-        known = torch.from_numpy((others >= 0) & with_masks[others])
-        planes = boxes.targets[:, _BOX.stop :] & known[:, :, None, None]
+        masks = self._files.rois(rows[has_mask[rows]])
+        rows = rows[~has_mask[rows]]
+        boxes, others = self._files.rois(rows), self._others[rows]
+        is_known = torch.from_numpy((others >= 0) & known[others])
+        planes = boxes.targets[:, _BOX.stop :] & is_known[:, :, None, None]
         packed = torch.cat([boxes.targets[:, _BOX], planes.any(1, keepdim=True)], dim=1)
         return CachedBatch(
             CachedRoIs(masks.features, masks.targets[:, 0], masks.classes),
@@ -86,12 +104,15 @@ def collect_training(folder: Path, model: Any, loader: Any, rois: str) -> TrainR
     if not folder.is_dir():
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.incomplete")
         model.train()
-        heads, writer, others, images = model.roi_heads, RoIWriter(unfinished / "rois"), [], 0
+        heads, writer, images = model.roi_heads, RoIWriter(unfinished / "rois"), 0
+        others, objects, count = [], [], 0
         with EventStorage():
             for batch in tqdm(loader, f"{folder.name}: RoIs to train on"):
                 inputs, features, targets = _seen(model, batch)
                 for target in targets:
                     target.gt_place = torch.arange(len(target))
+                    target.gt_object = target.gt_place + count
+                    count += len(target)
                 if rois == "proposals":
                     proposals, _ = model.proposal_generator(inputs, features, targets)
                     sampled = heads.label_and_sample_proposals(proposals, targets)
@@ -109,8 +130,10 @@ def collect_training(folder: Path, model: Any, loader: Any, rois: str) -> TrainR
                     )
                 )
                 others.append(torch.cat(classes))
+                objects.append(torch.cat([s.gt_object for s in sampled]))
                 images += len(batch)
         np.save(unfinished / "others.npy", torch.cat(others).numpy())
+        np.save(unfinished / "objects.npy", torch.cat(objects).numpy())
         (unfinished / "about.json").write_text(json.dumps({"images": images}))
         unfinished.rename(folder)
     return TrainRoIs(folder)
@@ -138,9 +161,9 @@ class TestImage:
 
     Attributes:
         image_id: its own.
-        size: height and width.
+        size: height and width of the file.
         true: places of its annotations with a box.
-        boxes, classes, scores: of these, and behind them of the detections.
+        boxes, classes, scores: of these, and behind them of the detections; boxes in the file.
         features: of the same.
     """
 
@@ -165,8 +188,7 @@ def collect_testing(
         heads.mask_on = False
         for (sample,) in tqdm(loader, f"{folder.name}: RoIs to measure on"):
             record = records[sample["image_id"]]
-            images = model.preprocess_image([sample])
-            features = model.backbone(images.tensor)
+            images, features, _ = _seen(model, [sample])
             proposals, _ = model.proposal_generator(images, features, None)
             (detected,), _ = heads(images, features, proposals)
             true = [i for i, a in enumerate(record["annotations"]) if not a.get("iscrowd", 0)]
@@ -176,12 +198,15 @@ def collect_testing(
             labels = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
             given = given_instances(sample, corners, labels)
             every = Instances.cat([_plain(given), _plain(detected)])
+            size = record["height"], record["width"]
+            boxes = every.pred_boxes.clone()
+            boxes.scale(size[1] / every.image_size[1], size[0] / every.image_size[0])
             found.append(
                 TestImage(
                     sample["image_id"],
-                    every.image_size,
+                    size,
                     true,
-                    every.pred_boxes.tensor,
+                    boxes.tensor,
                     every.pred_classes,
                     every.scores,
                     _pooled(heads, features, [every.pred_boxes]).half(),
@@ -202,7 +227,10 @@ def _plain(instances: Instances) -> Instances:
 
 def _seen(model: Any, batch: list[dict[str, Any]]) -> tuple[Any, Any, list[Instances]]:
     images = model.preprocess_image(batch)
-    return images, model.backbone(images.tensor), [x["instances"] for x in batch]
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as detectors are trained
+        features = model.backbone(images.tensor)
+    features = {name: level.float() for name, level in features.items()}
+    return images, features, [x["instances"] for x in batch if "instances" in x]
 
 
 def _pooled(heads: Any, features: dict[str, Tensor], boxes: list[Any]) -> Tensor:

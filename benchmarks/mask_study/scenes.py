@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from maskx_d2 import ClassSplit
 from maskx_d2.data import class_split_of
 from maskx_d2.data.datasets import thing_classes_of
-from maskx_d2.splits import random_split
+from maskx_d2.splits import coco_nonvoc2voc, coco_voc2nonvoc, random_split
+
+from .photographs import register_parts
 
 Split = Callable[[int], ClassSplit]
 
@@ -26,6 +28,9 @@ class Scenes:
         splits: name → seed → the split.
         iterations: of a detector.
         detectors: how many; seeds take turns.
+        oracle: name of the method from above.
+        mask_features: whether detectors learn A's masks, so that each split has its own, and mask
+            branches go on from theirs. If not, they learn boxes alone.
     """
 
     folder: str
@@ -34,6 +39,8 @@ class Scenes:
     splits: Mapping[str, Split]
     iterations: int
     detectors: int
+    oracle: str = "oracle"
+    mask_features: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -48,6 +55,10 @@ def _registered(name: str) -> Split:
         return found
 
     return split
+
+
+def _of_coco(make: Callable[[list[str]], ClassSplit]) -> Split:
+    return lambda _seed: make(thing_classes_of("coco_2017_train"))
 
 
 def _emoji(categories: int, parts: tuple[str, ...], iterations: int, detectors: int) -> Scenes:
@@ -79,5 +90,16 @@ SCENES: dict[str, Scenes] = {
         splits={"a27b9": _registered("shapes_train_a27b9")},
         iterations=1200,
         detectors=2,
+    ),
+    # A third of the photographs to choose on, the others to report.
+    "photographs": Scenes(
+        folder="photographs",
+        train="coco_2017_train",
+        parts=register_parts("coco_2017_val"),
+        splits={"voc2nonvoc": _of_coco(coco_voc2nonvoc), "nonvoc2voc": _of_coco(coco_nonvoc2voc)},
+        iterations=1500,
+        detectors=1,
+        oracle="oracle, as many masks",
+        mask_features=True,
     ),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,35 @@ from .scenes import Scenes
 Runs = dict[str, dict[int, Any]]
 
 
-def table(figures: Runs, part: str, scenes: Scenes, split: str, reference: str) -> str:
+def table(
+    figures: Runs,
+    part: str,
+    scenes: Scenes,
+    split: str,
+    reference: str,
+    without: Collection[str] = (),
+) -> str:
     """
     Means and standard deviations over the seeds, and differences from a method with 95 % intervals.
 
     That of AP is Student's over seeds; that of AR, which is over instances, a bootstrap over seeds
-    and images. Where seeds share a detector, neither covers the chance in its training.
+    and images. Where seeds share a detector, neither covers the chance in its training. AR leaves
+    out the categories ``without``.
     """
-    oracle = _values(figures.get("oracle", {}), part, "segm_B")
+    names = set(scenes.classes) - set(without)
+
+    def counted(seed: int, subset: str) -> set[int]:
+        sets = scenes.splits[split](seed).indices(scenes.classes)
+        return {i for i in sets["AB".index(subset)] if scenes.classes[i] in names}
+
+    oracle = _values(figures.get(scenes.oracle, {}), part, "segm_B")
     rows = []
     for name, runs in figures.items():
         ap_b, ap_a = (_values(runs, part, f"segm_{s}") for s in "BA")
-        ar = {s: _recalls(runs, part, scenes, split, s) for s in "BA"}
+        ar = {
+            subset: {seed: _recall(runs[seed], part, counted(seed, subset)) for seed in runs}
+            for subset in "BA"
+        }
         share = _share(ap_b, oracle)
         row = [name, len(runs), _spread(ap_b), share, _spread(ar["B"]), _spread(ap_a)]
         row.append(_spread(ar["A"]))
@@ -40,8 +57,8 @@ def table(figures: Runs, part: str, scenes: Scenes, split: str, reference: str) 
             others = _values(figures[reference], part, "segm_B")
             row.append(_student([ap_b[s] - others[s] for s in common]))
             d = paired_difference(
-                [_by_image(runs[s], part, _of_b(scenes, split, s)) for s in common],
-                [_by_image(figures[reference][s], part, _of_b(scenes, split, s)) for s in common],
+                [_by_image(runs[s], part, counted(s, "B")) for s in common],
+                [_by_image(figures[reference][s], part, counted(s, "B")) for s in common],
             )
             row.append(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
         rows.append(row)
@@ -66,25 +83,13 @@ def plot(figures: Runs, part: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _of_b(scenes: Scenes, split: str, seed: int) -> set[int]:
-    _, b = scenes.splits[split](seed).indices(scenes.classes)
-    return set(b)
-
-
 def _values(runs: dict[int, Any], part: str, task: str) -> dict[int, float]:
     return {seed: run[part][task]["AP"] for seed, run in runs.items()}
 
 
-def _recalls(
-    runs: dict[int, Any], part: str, scenes: Scenes, split: str, subset: str
-) -> dict[int, float]:
-    found = {}
-    for seed, run in runs.items():
-        _, categories, ious = zip(*run[part]["rows"])
-        b = _of_b(scenes, split, seed)
-        wanted = b if subset == "B" else set(range(len(scenes.classes))) - b
-        found[seed] = mask_quality(np.array(ious), np.array(categories), wanted)["AR_inst"]
-    return found
+def _recall(run: Any, part: str, wanted: set[int]) -> float:
+    _, categories, ious = zip(*run[part]["rows"])
+    return mask_quality(np.array(ious), np.array(categories), wanted)["AR_inst"]
 
 
 def _by_image(run: Any, part: str, wanted: set[int]) -> dict[int, list[float]]:
@@ -98,9 +103,8 @@ def _by_image(run: Any, part: str, wanted: set[int]) -> dict[int, list[float]]:
 
 def _share(values: dict[int, float], oracle: dict[int, float]) -> str:
     common = values.keys() & oracle.keys()
-    if not common:
-        return ""
-    return f"{sum(values[s] for s in common) / sum(oracle[s] for s in common):.2f}"
+    whole = sum(oracle[s] for s in common)
+    return f"{sum(values[s] for s in common) / whole:.2f}" if whole else ""
 
 
 def _spread(values: dict[int, float]) -> str:

@@ -29,6 +29,11 @@ TINY_VITDET = (
     *(f"dataloader.train.mapper.augmentations.1.target_{side}=64" for side in ("height", "width")),
     *("dataloader.train.mapper.augmentations.2.crop_size=[64,64]", "train.init_checkpoint=''"),
 )
+#: Those of photographs, as they are, but smaller and without ImageNet's weights.
+TINY_PHOTOGRAPHS = (
+    *(f"dataloader.train.mapper.augmentations.0.{k}=64" for k in ("short_edge_length", "max_size")),
+    "train.init_checkpoint=''",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +79,7 @@ def test_two_iterations_of_a_lazy_config(name, tmp_path, monkeypatch):
         *("train.max_iter=2", "train.log_period=1", "train.device=cpu", "train.amp.enabled=False"),
         f"train.output_dir={tmp_path / 'run'}",
         *(TINY_VITDET if name == VITDET else ()),
+        *(TINY_PHOTOGRAPHS if name.startswith("photographs/") else ()),
     ]
     model = model_zoo.get_config(name).model
     roi_heads = model.get("roi_heads") or {}  # which only detectors have

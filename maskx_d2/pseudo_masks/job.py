@@ -60,6 +60,8 @@ def write_output(
     """
     Write the copy of a COCO file that has the masks.
 
+    Its header has that of the file, if it is an output itself, under ``"before"``.
+
     Args:
         json_file, output: paths.
         described: what the masks follow from, as JSON values.
@@ -74,6 +76,9 @@ def write_output(
         "instances": {"masks": counts, "without_mask": without_mask},
         "skipped_images": [plan.image_ids[image] for image, _ in skipped],
     }
+    before = read_header(json_file)
+    if before is not None:
+        header["before"] = before
     copy_with_changes(json_file, output, header, plan.changes(done), plan.added(done))
     return Report(counts, without_mask, [(plan.file_names[i], error) for i, error in skipped])
 

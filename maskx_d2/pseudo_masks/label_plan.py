@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.coco_reader import read_images, read_section
 from ..data.image_labels import labels_of_entry
-from .plan import JobPlan, check_is_original
+from .plan import MASK_SOURCE, JobPlan, check_is_original
 from .progress import Progress, ProgressFile
 from .rewrite import REMOVED, Change
 from .task import LabelTask, Proposal
@@ -31,13 +31,13 @@ class LabelPlan(JobPlan):
     def __init__(
         self,
         json_file: str | os.PathLike[str],
-        labels_only: Mapping[int, bool],
+        sets: Mapping[int, str],
         progress: bool,
     ) -> None:
         """
         Args:
             json_file: path of the file.
-            labels_only: whether a category has, by its id.
+            sets: of each category, by its id, the letter of its set.
             progress: whether to show progress bars.
 
         Raises:
@@ -45,9 +45,9 @@ class LabelPlan(JobPlan):
         """
         super().__init__()
         self.labels: dict[int, set[int]] = {}
-        self._labels_only = labels_only
+        self._sets = sets
         self._next_id = 1
-        categories = {category_id: category_id for category_id in labels_only}
+        categories = {category_id: category_id for category_id in sets}
         index = {}
         for image in read_images(json_file, progress=progress):
             position = index[image["id"]] = self._add_image(image)
@@ -61,12 +61,13 @@ class LabelPlan(JobPlan):
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"
             )
-            check_is_original(annotation, where)
+            category_id = annotation.get("category_id")
+            if sets.get(category_id) != "B" or MASK_SOURCE not in annotation:
+                check_is_original(annotation, where)
             if type(annotation.get("id")) is not int:
                 raise ValueError(f"{where} needs an integer 'id'.")
             self._next_id = max(self._next_id, annotation["id"] + 1)
-            category_id = annotation.get("category_id")
-            if category_id not in labels_only:
+            if category_id not in sets:
                 raise ValueError(
                     f"{where} has category_id {category_id}, which is not in 'categories'."
                 )
@@ -74,7 +75,7 @@ class LabelPlan(JobPlan):
                 self._add_labels(index[annotation["image_id"]], category_id)
 
     def _add_labels(self, image: int, *category_ids: int) -> None:
-        wanted = {i for i in category_ids if self._labels_only[i]}
+        wanted = {i for i in category_ids if self._sets[i] == "C"}
         if wanted:
             self.labels.setdefault(image, set()).update(wanted)
 
@@ -119,7 +120,7 @@ class LabelPlan(JobPlan):
         """See :meth:`JobPlan.changes`."""
 
         def change(position: int, annotation: dict[str, Any]) -> dict[str, Any] | None:
-            return REMOVED if self._labels_only[annotation["category_id"]] else None
+            return REMOVED if self._sets[annotation["category_id"]] == "C" else None
 
         return change
 

@@ -18,7 +18,10 @@ from .progress import Progress, ProgressFile
 from .rewrite import Change
 from .task import Box, Task
 
-__all__ = ["JobPlan", "Plan", "check_is_original"]
+__all__ = ["MASK_SOURCE", "JobPlan", "Plan", "check_is_original"]
+
+#: The key of an annotation that says what has made its mask; real masks have none.
+MASK_SOURCE = "mask_source"
 
 _NOT_LISTED = -1  # the image of an annotation whose image is not in the file
 
@@ -82,7 +85,6 @@ class Plan(JobPlan):
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"
             )
-            check_is_original(annotation, where)
             if not _needs_mask(annotation, boxes_only, where):
                 continue
             if type(annotation.get("id")) is not int:
@@ -161,10 +163,11 @@ def check_is_original(annotation: dict[str, Any], where: str) -> None:
     Raises:
         ValueError: if the annotation is one that a job has written; ``where`` says which it is.
     """
-    if "mask_source" in annotation:
+    if MASK_SOURCE in annotation:
         raise ValueError(
-            f"{where} has a 'mask_source', so the file has pseudo-masks already; start "
-            "from the one with the real masks."
+            f"{where} has a '{MASK_SOURCE}', so it has a pseudo-mask already, which would be taken "
+            "for a real one, or be lost; start from the file with the real masks. (Of another set "
+            "it may have one: grabcut is for set B, wise for set C.)"
         )
 
 
@@ -173,11 +176,15 @@ def _needs_mask(
 ) -> bool:
     is_crowd = bool(annotation.get("iscrowd"))
     if boxes_only is None:
+        check_is_original(annotation, where)
         return not is_crowd and not has_mask(annotation)
     category_id = annotation.get("category_id")
     if not is_crowd and category_id not in boxes_only:
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
     in_b = boxes_only.get(category_id, False)
+    if in_b is None and MASK_SOURCE in annotation:
+        return False  # its image label is where it came from
+    check_is_original(annotation, where)
     if in_b is None:
         # Neither its box nor a mask of it may be used, but the copy would have both.
         raise ValueError(

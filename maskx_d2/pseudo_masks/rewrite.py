@@ -43,12 +43,13 @@ def copy_with_changes(
         source: path of a JSON file that holds an object.
         target: path of the copy. It is written under another name first, so that it is there
             completely or not at all.
-        header: what the copy says under :data:`HEADER`.
+        header: what the copy says under :data:`HEADER`, in the place of what the file says there.
         change: see :data:`Change`.
         added: annotations that follow those of the file.
 
     Raises:
-        ValueError: if the file is not such JSON, or has the key :data:`HEADER`.
+        ValueError: if the file is not such JSON, or :data:`HEADER` is in it and not as its first
+            key, with an object.
     """
     with (
         written_whole(target) as written,
@@ -90,14 +91,17 @@ class _Copy:
         separator = ""
         while scanner.peek() != "}":
             scanner.take(separator)
+            is_first = not separator
             separator = ","
             key, text = scanner.value()
-            if key == HEADER:
-                raise ValueError(
-                    f"{scanner.name} has '{HEADER}' already, so it is an output of this command; "
-                    "start from the file with the real masks."
-                )
             scanner.take(":")
+            if key == HEADER:
+                if not is_first or not isinstance(scanner.value()[0], dict):
+                    raise ValueError(
+                        f"{scanner.name} has a '{HEADER}' that is not of `maskx pseudo-masks`, "
+                        "whose is its first key; give it another name."
+                    )
+                continue
             out.write(f",\n{text}: ")
             if scanner.peek() == "[":
                 out.write("[")

@@ -99,12 +99,12 @@ def find_instances(
             f"split '{class_split.name}' has no categories with image labels only, to which "
             "instances could be given; list them as 'labels_only'."
         )
-    labels_only = {i: name in class_split.labels_only for i, name in names.items()}
+    sets = {i: class_split.set_of(name) for i, name in names.items()}
     finder = _finder(
         config_file,
         weights,
         tuple(opts),
-        {i: names[i] for i, wanted in labels_only.items() if wanted},
+        {i: name for i, name in names.items() if sets[i] == "C"},
         parameters,
     )
     described = {
@@ -122,7 +122,7 @@ def find_instances(
     progress_path = Path(f"{os.fspath(output)}.progress.jsonl")
     if before is not None and not progress_path.exists():
         return before
-    plan = LabelPlan(json_file, labels_only, progress)
+    plan = LabelPlan(json_file, sets, progress)
     with ProgressFile(progress_path, described) as done:
         skipped = _compute(plan, done, image_root, proposals, finder, workers, progress)
         report = write_output(json_file, output, described, plan, done, skipped)

@@ -17,7 +17,7 @@ from pycocotools import mask as mask_util
 
 from maskx_d2.cli import main
 from maskx_d2.data import PartialMaskDatasetMapper, register_partial
-from maskx_d2.pseudo_masks import WiseParameters, find_instances
+from maskx_d2.pseudo_masks import WiseParameters, find_instances, generate_pseudo_masks
 from maskx_d2.splits import ClassSplit
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
@@ -189,6 +189,38 @@ def test_labels_get_instances_and_all_else_stays(data, tmp_path):
     assert not list(tmp_path.glob("pseudo.json.*"))
 
 
+def test_b_gets_masks_of_grabcut_and_c_instances_in_either_order(data, tmp_path):
+    def grabcut(source, target):
+        generate_pseudo_masks(tmp_path / source, data, tmp_path / target, split=SPLIT)
+
+    run(data, tmp_path / "c.json")
+    grabcut("c.json", "c_b.json")
+    change(data, lambda content: content.update(annotations=of_sets_with_boxes(content)))
+    labels = load(data / "train.json")
+    for image, labelled in zip(labels["images"], load(tmp_path / "c.json")["images"], strict=True):
+        image["image_labels"] = sorted({*labelled.get("image_labels", ()), CUP, CAR})
+    (data / "train.json").write_text(json.dumps(labels))
+    generate_pseudo_masks(data / "train.json", data, tmp_path / "b.json", split=SPLIT)
+    (data / "train.json").write_bytes((tmp_path / "b.json").read_bytes())
+    run(data, tmp_path / "b_c.json")
+    both, other = load(tmp_path / "c_b.json"), load(tmp_path / "b_c.json")
+    methods = [
+        (content["pseudo_masks"]["parameters"]["method"], content["pseudo_masks"]["before"])
+        for content in (both, other)
+    ]
+    assert [method for method, _ in methods] == ["grabcut", "wise"]
+    assert methods[0][1] == load(tmp_path / "c.json")["pseudo_masks"]
+    assert methods[1][1] == load(tmp_path / "b.json")["pseudo_masks"]
+    found = [[{**a, "id": 0} for a in content["annotations"]] for content in (both, other)]
+    assert found[0] == found[1]
+    sources = {(a["category_id"], a.get("mask_source")) for a in both["annotations"]}
+    assert sources == {(1, None), (3, "box"), (CUP, "wise"), (CAR, "wise+grabcut")}
+
+
+def of_sets_with_boxes(content):
+    return [a for a in content["annotations"] if a["category_id"] in (1, 3)]
+
+
 def test_the_real_instances_are_not_read_beyond_their_category(data, tmp_path):
     run(data, tmp_path / "a.json")
 
@@ -307,7 +339,8 @@ def test_mistakes_in_the_command(data, tmp_path, capsys, argv, message):
     [
         (lambda c: c["annotations"][0].update(id="a"), "annotation a of image 0 needs an integer"),
         (lambda c: c["annotations"][2].update(category_id=4), "category_id 4, which is not in"),
-        (lambda c: c["annotations"][0].update(mask_source="x"), "has pseudo-masks already"),
+        (lambda c: c["annotations"][0].update(mask_source="x"), "has a pseudo-mask already"),
+        (lambda c: c["annotations"][2].update(mask_source="x"), "has a pseudo-mask already"),
         (lambda c: c["images"][3].update(image_labels=[2]), "image 30: image_labels has 2"),
     ],
 )

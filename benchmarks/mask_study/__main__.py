@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of names (all)")
     parser.add_argument("--reference", default="transfer", help="differences are from it")
+    parser.add_argument("--part", type=int, help="of what is measured on, show this one only")
     parser.add_argument("--without", nargs="*", default=[], help="categories of B to leave out")
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "mask_study")
@@ -84,7 +85,7 @@ def main() -> None:
                 with written_whole(file) as unfinished:
                     unfinished.write_text(json.dumps(found))
             figures.setdefault(name, {})[seed] = json.loads(file.read_text())
-    for part in scenes.parts:
+    for part in scenes.parts if args.part is None else [scenes.parts[args.part]]:
         lines = table(figures, part, scenes, split, args.reference, args.without)
         print(f"{part}, {split}\n{lines}\n")
     if args.plot:

@@ -25,7 +25,7 @@ from maskx_d2.postprocessing import paste_masks_as_rles
 
 from .methods import Method
 from .rois import TestImage, TrainRoIs, shuffled
-from .transfers import ObjectPrior
+from .transfers import ObjectPrior, PixelContrast
 
 
 class Branch:
@@ -47,7 +47,11 @@ class Branch:
             heads.class_embedding = nn.functional.normalize(vectors, dim=1) * length.detach()
         dim = heads._class_vectors().shape[1]
         heads.weight_transfer = method.transfer(dim, heads.mask_head.out_channels)
-        self.prior = ObjectPrior(heads) if method.prior else None
+        self.before: ObjectPrior | PixelContrast | None = None  # the mask head
+        if method.prior:
+            self.before = ObjectPrior(heads)
+        elif method.contrast:
+            self.before = PixelContrast(heads)
 
     def train(
         self, rois: TrainRoIs, has_mask: Any, known: Any, iterations: int, cfg: Any, name: str
@@ -62,7 +66,7 @@ class Branch:
         """
         model, decay = self.model.train(), cfg.optimizer.weight_decay
         others = [*model.roi_heads.mask_head.parameters()]
-        others += self.prior.parameters() if self.prior is not None else ()
+        others += self.before.parameters() if self.before is not None else ()
         of_transfer = self.method.weight_decay
         optimizer = torch.optim.AdamW(
             [
@@ -78,19 +82,23 @@ class Branch:
         schedule = instantiate(cfg.lr_multiplier)
         size = round(len(rois) / rois.num_images * cfg.dataloader.train.total_batch_size)
         batches = (
-            self._lesson(rois.batch(rows, has_mask, known))
-            for rows in shuffled(len(rois), size, self.seed)
+            rois.batch(rows, has_mask, known) for rows in shuffled(len(rois), size, self.seed)
         )
         branch = CachedMaskBranch(model)
         with EventStorage() as storage:
             for i, batch in enumerate(tqdm(islice(batches, iterations), name, iterations)):
                 for group in optimizer.param_groups:
                     group["lr"] = cfg.optimizer.lr * schedule(i / iterations)
+                lesson = self._lesson(batch)
                 with torch.autocast("cpu", dtype=torch.bfloat16):
-                    if self.prior is not None:
-                        for some in filter(None, (batch.masks, batch.boxes)):
-                            some.features = self.prior(some.features, some.classes)
-                    loss = sum(branch(batch).values())
+                    if self.before is not None:
+                        lesson = CachedBatch(*map(self._seen, (lesson.masks, lesson.boxes)))
+                    losses = branch(lesson)
+                    if isinstance(self.before, PixelContrast):
+                        losses["contrast"] = self.method.contrast * self.before.loss(
+                            batch.masks, batch.boxes
+                        )
+                    loss = sum(losses.values())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -101,12 +109,18 @@ class Branch:
         """What is learnt of a batch; ``boxes`` are without masks."""
         return CachedBatch(batch.masks, batch.boxes if self.method.boxes else None)
 
+    def _seen(self, rois: CachedRoIs | None) -> CachedRoIs | None:
+        """By the mask head."""
+        if rois is None or self.before is None:
+            return rois
+        return CachedRoIs(self.before(rois.features, rois.classes), rois.targets, rois.classes)
+
     @torch.no_grad()
     def probabilities(self, features: Tensor, classes: Tensor) -> Tensor:
         """Of the masks of R RoIs: (R, M, M)."""
         features = features.float()
-        if self.prior is not None:
-            features = self.prior(features, classes)
+        if self.before is not None:
+            features = self.before(features, classes)
         masks: Tensor = self.model.roi_heads.mask_logits(features, classes).sigmoid()
         return masks
 

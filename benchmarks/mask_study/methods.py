@@ -25,6 +25,7 @@ class Method:
         rois: the RoIs that it learns on: "proposals" or "ground_truth" (jittered).
         weight_decay: of T; None for that of all.
         prior: whether the mask head sees where the box head sees the category.
+        contrast: weight of a loss that tells objects' pixels from background.
         rounds: the second and later ones learn from the masks that the one before makes for B.
         masks: which are there: those of "A"; or, as an oracle has them, "all", or as many as A has
             of "all categories".
@@ -37,6 +38,7 @@ class Method:
     rois: str = "proposals"
     weight_decay: float | None = None
     prior: bool = False
+    contrast: float = 0.0
     rounds: int = 1
     masks: str = "A"
 
@@ -102,10 +104,14 @@ METHODS: dict[str, Method] = {
     "class-agnostic, hourglass": replace(_AGNOSTIC, head=_HOURGLASS),
     "class-agnostic, true boxes": replace(_AGNOSTIC, rois="ground_truth"),
     "object prior": Method(prior=True),
+    "class-agnostic, object prior": replace(_AGNOSTIC, prior=True),
+    "contrast": Method(contrast=0.3),
+    "class-agnostic, contrast": replace(_AGNOSTIC, contrast=0.3),
     # Together.
     "dropout, projection, background": Method(_dropout(0.3), boxes=_BOTH),
     "residual, projection, background": Method(Residual, boxes=_BOTH),
     "object prior, projection, background": Method(prior=True, boxes=_BOTH),
+    "contrast, projection, background": Method(boxes=_BOTH, contrast=0.3),
     "hourglass, projection, background": Method(boxes=_BOTH, head=_HOURGLASS),
     "true boxes, projection, background": Method(boxes=_BOTH, rois="ground_truth"),
     "class-agnostic, true boxes, projection, background": replace(

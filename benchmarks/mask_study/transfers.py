@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskx_d2.engine.roi_cache import CachedRoIs
 from maskx_d2.modeling import WeightTransfer
 
 
@@ -97,6 +98,12 @@ class ObjectPrior(nn.Module):
         features = features.float()
         if not len(features):
             return features
+        enriched: Tensor = features + self.embed(self.evidence(features, classes))
+        return enriched
+
+    def evidence(self, features: Tensor, classes: Tensor) -> Tensor:
+        """(R, C, H, W) and (R,) → (R, 1, H, W), of mean size 1 in each RoI."""
+        features = features.float()
         heads = self.heads[0]
         pooled = nn.functional.avg_pool2d(features, 2).requires_grad_()  # box head's size
         with torch.enable_grad():
@@ -104,6 +111,55 @@ class ObjectPrior(nn.Module):
             (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), pooled)
         gradient = nn.functional.interpolate(gradient, scale_factor=2.0, mode="bilinear")
         evidence = (gradient * features).sum(1, keepdim=True)
-        evidence = evidence / evidence.abs().mean((2, 3), keepdim=True).clamp(min=1e-6)
-        enriched: Tensor = features + self.embed(evidence)
+        size: Tensor = evidence.abs().mean((2, 3), keepdim=True).clamp(min=1e-6)
+        return evidence / size
+
+
+class PixelContrast(nn.Module):
+    """
+    Pixels of objects are taught to be like each other and unlike all background, whatever they are.
+
+    After ContrastMask (Wang et al., CVPR 2022): a branch in front of the mask head, whose features
+    the mask head sees as well. Objects with a mask say which pixels are theirs. Of others, those
+    with the most evidence of the category are taken for theirs, the least for background.
+    """
+
+    def __init__(self, heads: Any) -> None:
+        super().__init__()
+        self.prior = ObjectPrior(heads)
+        first = next(m for m in heads.mask_head.modules() if isinstance(m, nn.Conv2d))
+        c = first.in_channels
+        conv, relu = nn.Conv2d(c, c, kernel_size=3, padding=1), nn.ReLU()
+        self.encode = nn.Sequential(conv, relu, nn.Conv2d(c, c, kernel_size=3, padding=1), relu)
+        self.project = nn.Sequential(nn.Conv2d(c, c, 1), relu, nn.Conv2d(c, 64, 1))
+        self.merge = nn.Conv2d(c, c, 1)
+        nn.init.zeros_(self.merge.weight)
+
+    def forward(self, features: Tensor, _classes: Tensor) -> Tensor:
+        """(R, C, H, W) → (R, C, H, W)."""
+        features = features.float()
+        enriched: Tensor = features + self.merge(self.encode(features))
         return enriched
+
+    def loss(self, masks: CachedRoIs, boxes: CachedRoIs) -> Tensor:
+        """InfoNCE of each object's mean pixel, with all objects' and all background's pixels."""
+        features = torch.cat([masks.features.float(), boxes.features.float()])
+        if not len(features):
+            return features.sum()
+        pixels = nn.functional.normalize(self.project(self.encode(features)).float(), dim=1)
+        own = nn.functional.adaptive_avg_pool2d(masks.targets.float(), features.shape[-2:])
+        evidence = self.prior.evidence(boxes.features, boxes.classes)[:, 0].flatten(1)
+        most = evidence >= evidence.quantile(0.8, dim=1, keepdim=True)
+        least = evidence <= evidence.quantile(0.2, dim=1, keepdim=True)
+        foreground = torch.cat([own.flatten(1) >= 0.5, most])
+        background = torch.cat([own.flatten(1) < 0.5, least])
+        pixels = pixels.flatten(2)  # (R, 64, H W)
+        weight = foreground[:, None] / foreground.sum(1).clamp(min=1)[:, None, None]
+        means = nn.functional.normalize((pixels * weight).sum(2), dim=1)  # (R, 64)
+        pixels = pixels.transpose(1, 2)
+        like, unlike = (
+            means @ chosen[torch.randperm(len(chosen))[:1024]].T / 0.7
+            for chosen in (pixels[foreground], pixels[background])
+        )
+        # For each pair of alike pixels: their part of it and of all that are unlike.
+        return nn.functional.softplus(unlike.logsumexp(1, keepdim=True) - like).mean()

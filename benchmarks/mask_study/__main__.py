@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from _trainings import ROOT, TRAIN_NET, once
 from compare_masks import mean_mask
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import (
     DatasetCatalog,
@@ -60,8 +59,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of names (all)")
     parser.add_argument("--reference", default="transfer", help="differences are from it")
-    parser.add_argument("--part", type=int, help="of what is measured on, show this one only")
-    parser.add_argument("--without", nargs="*", default=[], help="categories of B to leave out")
+    parser.add_argument("--part", help="of what is measured on, show this one only")
+    parser.add_argument(
+        "--without", nargs="*", default=[], help="categories that AR is to leave out"
+    )
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "mask_study")
     parser.add_argument("--table-only", action="store_true", help="of what has been measured")
@@ -69,6 +70,10 @@ def main() -> None:
     args = parser.parse_args()
     scenes = SCENES[args.scenes]
     split = args.split or next(iter(scenes.splits))
+    parts = scenes.parts if args.part is None else [args.part]
+    for given, known in ((parts, scenes.parts), (args.without, scenes.classes)):
+        if unknown := set(given) - set(known):
+            parser.error(f"{', '.join(unknown)}: not one of {', '.join(known)}")
     names = [n for n in (*FLOORS, *METHODS) if any(fnmatch(n, pattern) for pattern in args.methods)]
     folder = args.output / args.scenes
     figures: dict[str, dict[int, Any]] = {}
@@ -85,11 +90,11 @@ def main() -> None:
                 with written_whole(file) as unfinished:
                     unfinished.write_text(json.dumps(found))
             figures.setdefault(name, {})[seed] = json.loads(file.read_text())
-    for part in scenes.parts if args.part is None else [scenes.parts[args.part]]:
+    for part in parts:
         lines = table(figures, part, scenes, split, args.reference, args.without)
         print(f"{part}, {split}\n{lines}\n")
     if args.plot:
-        plot(figures, scenes.parts[0], args.plot)
+        plot(figures, parts[0], args.plot)
 
 
 class Study:
@@ -101,11 +106,12 @@ class Study:
         self.scenes, self.folder, self.seed, self.iterations = scenes, folder, seed, iterations
         self.split = scenes.splits[split](seed)
         self.name = f"{folder.name} {split} seed {seed}"
+        self._kept: dict[str, TrainRoIs] = {}
         train, test = scenes.train, scenes.parts[0]
         name = f"detector{seed % scenes.detectors}"
-        if scenes.mask_features:
+        if scenes.masks_tested_on:
             train, name = f"{train}_{split}", f"{name}_{split}"
-            test = train.replace("_train", "_val")
+            test = f"{scenes.masks_tested_on}_{split}"
         self.detector = folder / name
         once(
             self.detector,
@@ -148,12 +154,20 @@ class Study:
         cfg.model.roi_heads.mask_head.update(method.head)
         torch.manual_seed(self.seed)
         model = instantiate(cfg.model)
-        checkpointer = DetectionCheckpointer(model)
-        checkpointer.logger.setLevel("ERROR")  # the mask branch is not in the file, as is known
-        checkpointer.load(str(self.detector / "model_final.pth"))
+        state = torch.load(self.detector / "model_final.pth", weights_only=True)["model"]
+        # A mask head that has learnt already would have seen other masks than an oracle's.
+        detector = {k: v for k, v in state.items() if not k.startswith("roi_heads.mask_head.")}
+        left = model.load_state_dict(detector, strict=False)
+        new = ("roi_heads.mask_head.", "roi_heads.weight_transfer.")
+        assert not left.unexpected_keys and all(k.startswith(new) for k in left.missing_keys)
         return freeze_detector(model)
 
     def _rois(self, kind: str) -> TrainRoIs:
+        if kind not in self._kept:
+            self._kept[kind] = self._collect(kind)
+        return self._kept[kind]
+
+    def _collect(self, kind: str) -> TrainRoIs:
         cfg = self.cfg
         loader = build_detection_test_loader(
             get_detection_dataset_dicts(self.scenes.train),
@@ -189,7 +203,7 @@ class Study:
 
     def _trained(self, name: str) -> Branch:
         method, names = METHODS[name], self.scenes.classes
-        of_a = np.array([name in self.split.with_masks for name in names])
+        of_a = np.array([n in self.split.with_masks for n in names])
         rois = self._rois(method.rois)
         has_mask = {
             "A": lambda: of_a[rois.classes],

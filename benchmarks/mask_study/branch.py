@@ -34,7 +34,7 @@ class Branch:
     def __init__(self, model: Any, method: Method, seed: int) -> None:
         """
         Args:
-            model: a Mask^X model with a trained detector; its mask head is new.
+            model: a Mask^X model with a trained detector, whose mask head is new.
         """
         self.model, self.method, self.seed = model, method, seed
         heads = model.roi_heads
@@ -47,11 +47,13 @@ class Branch:
             heads.class_embedding = nn.functional.normalize(vectors, dim=1) * length.detach()
         dim = heads._class_vectors().shape[1]
         heads.weight_transfer = method.transfer(dim, heads.mask_head.out_channels)
-        self.before: ObjectPrior | PixelContrast | None = None  # the mask head
+        self.front: ObjectPrior | PixelContrast | None = None  # of the mask head
+        if method.prior and method.contrast:
+            raise ValueError("a method has an object prior or contrast, not both")
         if method.prior:
-            self.before = ObjectPrior(heads)
+            self.front = ObjectPrior(heads)
         elif method.contrast:
-            self.before = PixelContrast(heads)
+            self.front = PixelContrast(heads)
 
     def train(
         self, rois: TrainRoIs, has_mask: Any, known: Any, iterations: int, cfg: Any, name: str
@@ -66,7 +68,7 @@ class Branch:
         """
         model, decay = self.model.train(), cfg.optimizer.weight_decay
         others = [*model.roi_heads.mask_head.parameters()]
-        others += self.before.parameters() if self.before is not None else ()
+        others += self.front.parameters() if self.front is not None else ()
         of_transfer = self.method.weight_decay
         optimizer = torch.optim.AdamW(
             [
@@ -91,11 +93,13 @@ class Branch:
                     group["lr"] = cfg.optimizer.lr * schedule(i / iterations)
                 lesson = self._lesson(batch)
                 with torch.autocast("cpu", dtype=torch.bfloat16):
-                    if self.before is not None:
-                        lesson = CachedBatch(*map(self._seen, (lesson.masks, lesson.boxes)))
+                    if self.front is not None:
+                        lesson = CachedBatch(
+                            *map(self._through_front, (lesson.masks, lesson.boxes))
+                        )
                     losses = branch(lesson)
-                    if isinstance(self.before, PixelContrast):
-                        losses["contrast"] = self.method.contrast * self.before.loss(
+                    if isinstance(self.front, PixelContrast):
+                        losses["contrast"] = self.method.contrast * self.front.loss(
                             batch.masks, batch.boxes
                         )
                     loss = sum(losses.values())
@@ -109,18 +113,18 @@ class Branch:
         """What is learnt of a batch; ``boxes`` are without masks."""
         return CachedBatch(batch.masks, batch.boxes if self.method.boxes else None)
 
-    def _seen(self, rois: CachedRoIs | None) -> CachedRoIs | None:
-        """By the mask head."""
-        if rois is None or self.before is None:
+    def _through_front(self, rois: CachedRoIs | None) -> CachedRoIs | None:
+        """As the mask head sees them: features (R, C, H, W) → (R, C, H, W)."""
+        if rois is None or self.front is None:
             return rois
-        return CachedRoIs(self.before(rois.features, rois.classes), rois.targets, rois.classes)
+        return CachedRoIs(self.front(rois.features, rois.classes), rois.targets, rois.classes)
 
     @torch.no_grad()
     def probabilities(self, features: Tensor, classes: Tensor) -> Tensor:
         """Of the masks of R RoIs: (R, M, M)."""
         features = features.float()
-        if self.before is not None:
-            features = self.before(features, classes)
+        if self.front is not None:
+            features = self.front(features, classes)
         masks: Tensor = self.model.roi_heads.mask_logits(features, classes).sigmoid()
         return masks
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
+from collections.abc import Callable
 from typing import Any
 
+from _trainings import ROOT
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from maskx_d2._files import written_whole
+FOLDER = ROOT / "output" / "mask_study"
 
 
 def register_parts(name: str) -> tuple[str, str]:
     """
     Register every third image of a COCO data set as ``<name>_choose``, the others as ``_report``.
 
-    Files are read when a part is.
+    The data set is read, and a file of the part is written, when a part is loaded.
     """
-    parts = {f"{name}_choose": lambda i: i % 3 == 0, f"{name}_report": lambda i: i % 3 != 0}
+    parts: dict[str, Callable[[int], bool]] = {
+        f"{name}_choose": lambda i: i % 3 == 0,
+        f"{name}_report": lambda i: i % 3 != 0,
+    }
     for part, wanted in parts.items():
         if part not in DatasetCatalog.list():
             DatasetCatalog.register(part, lambda n=part, w=wanted: _load(name, n, w))
@@ -26,17 +31,19 @@ def register_parts(name: str) -> tuple[str, str]:
     return choose, report
 
 
-def _load(name: str, part: str, wanted: Any) -> list[dict[str, Any]]:
+def _load(name: str, part: str, wanted: Callable[[int], bool]) -> list[dict[str, Any]]:
     whole = MetadataCatalog.get(name)
-    content = json.loads(Path(whole.json_file).read_text())
+    with open(whole.json_file) as source:
+        content = json.load(source)
     images = sorted(content["images"], key=lambda image: image["id"])
     content["images"] = [image for i, image in enumerate(images) if wanted(i)]
     ids = {image["id"] for image in content["images"]}
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
-    file = Path("output", "mask_study", f"{part}.json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(content))
+    file = FOLDER / f"{part}.json"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}")  # another study may do the same
+    unfinished.write_text(json.dumps(content))
+    unfinished.rename(file)
     MetadataCatalog.get(part).set(
         json_file=str(file), image_root=whole.image_root, evaluator_type="coco"
     )

@@ -27,6 +27,7 @@ from maskx_d2.engine.roi_cache import CachedBatch, CachedRoIs, RoIFiles, RoIWrit
 from maskx_d2.modeling import given_instances
 from maskx_d2.modeling.mask_rois import ground_truth_rois
 
+FORMAT = 2  # of what is kept
 SIDE = 28
 OTHERS = 4  # objects around a RoI's own that are kept, those that cover most of it
 _BOX = slice(1, 6)  # planes of the targets: the mask, the box and alike colours, the others
@@ -37,12 +38,14 @@ class TrainRoIs:
     """A training set's foreground RoIs."""
 
     def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / "about.json").read_text())
+        _check_format(about, folder)
         self._files = RoIFiles(folder / "rois")
         # (R, OTHERS): their categories, -1 for none.
         self._others = np.load(folder / "others.npy")
         # (R,): the same number for the same object.
         self._objects = np.load(folder / "objects.npy")
-        self.num_images: int = json.loads((folder / "about.json").read_text())["images"]
+        self.num_images: int = about["images"]
 
     def __len__(self) -> int:
         return len(self._files)
@@ -134,7 +137,7 @@ def collect_training(folder: Path, model: Any, loader: Any, rois: str) -> TrainR
                 images += len(batch)
         np.save(unfinished / "others.npy", torch.cat(others).numpy())
         np.save(unfinished / "objects.npy", torch.cat(objects).numpy())
-        (unfinished / "about.json").write_text(json.dumps({"images": images}))
+        (unfinished / "about.json").write_text(json.dumps({"format": FORMAT, "images": images}))
         unfinished.rename(folder)
     return TrainRoIs(folder)
 
@@ -215,9 +218,16 @@ def collect_testing(
         heads.mask_on = True
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as unfinished:
-            torch.save(found, unfinished)
-    images: list[TestImage] = torch.load(file, weights_only=False)
+            torch.save({"format": FORMAT, "images": found}, unfinished)
+    kept = torch.load(file, weights_only=False)
+    _check_format(kept, file)
+    images: list[TestImage] = kept["images"]
     return images
+
+
+def _check_format(kept: Any, path: Path) -> None:
+    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
+        raise SystemExit(f"{path} is of an earlier version of this study; remove {path.parent}.")
 
 
 def _plain(instances: Instances) -> Instances:

@@ -29,8 +29,8 @@ class Scenes:
         iterations: of a detector.
         detectors: how many; seeds take turns.
         oracle: name of the method from above.
-        mask_features: whether detectors learn A's masks, so that each split has its own, and mask
-            branches go on from theirs. If not, they learn boxes alone.
+        masks_tested_on: data set that detectors are tested on which learn A's masks, so that each
+            split has its own and its features are made for masks. None: they learn boxes alone.
     """
 
     folder: str
@@ -40,7 +40,7 @@ class Scenes:
     iterations: int
     detectors: int
     oracle: str = "oracle"
-    mask_features: bool = False
+    masks_tested_on: str | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -100,6 +100,6 @@ SCENES: dict[str, Scenes] = {
         iterations=1500,
         detectors=1,
         oracle="oracle, as many masks",
-        mask_features=True,
+        masks_tested_on="coco_2017_val",
     ),
 }

@@ -18,6 +18,7 @@ from maskx_d2.evaluation.mask_quality import is_right
 from .scenes import Scenes
 
 Runs = dict[str, dict[int, Any]]
+BASELINE = "class-agnostic"  # from which to the oracle is the gap
 
 
 def table(
@@ -41,6 +42,14 @@ def table(
         sets = scenes.splits[split](seed).indices(scenes.classes)
         return {i for i in sets["AB".index(subset)] if scenes.classes[i] in names}
 
+    def mean_recall(name: str) -> float | None:
+        runs = figures.get(name, {})
+        return (
+            float(np.mean([_recall(r, part, counted(s, "B")) for s, r in runs.items()]))
+            if runs
+            else None
+        )
+
     oracle = _values(figures.get(scenes.oracle, {}), part, "segm_B")
     rows = []
     for name, runs in figures.items():
@@ -52,6 +61,7 @@ def table(
         share = _share(ap_b, oracle)
         row = [name, len(runs), _spread(ap_b), share, _spread(ar["B"]), _spread(ap_a)]
         row.append(_spread(ar["A"]))
+        row.append(_gap_closed(*(mean_recall(n) for n in (name, BASELINE, scenes.oracle))))
         common = sorted(runs.keys() & figures.get(reference, {}).keys())
         if name != reference and common:
             others = _values(figures[reference], part, "segm_B")
@@ -63,7 +73,13 @@ def table(
             row.append(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
         rows.append(row)
     headers = ["", "seeds", "mask AP, B", "of oracle's", "mask AR on true boxes, B"]
-    headers += ["mask AP, A", "AR, A", f"AP, B, less {reference}", f"AR, B, less {reference}"]
+    headers += [
+        "mask AP, A",
+        "AR, A",
+        "of the gap in AR, B",
+        f"AP, B, less {reference}",
+        f"AR, B, less {reference}",
+    ]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
@@ -99,6 +115,12 @@ def _by_image(run: Any, part: str, wanted: set[int]) -> dict[int, list[float]]:
     for row, share in zip(rows, shares.tolist()):
         values[row[0]].append(100 * share)
     return values
+
+
+def _gap_closed(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None or high == low:
+        return ""
+    return f"{(value - low) / (high - low):.2f}"
 
 
 def _share(values: dict[int, float], oracle: dict[int, float]) -> str:

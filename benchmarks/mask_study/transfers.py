@@ -90,29 +90,33 @@ class ObjectPrior(nn.Module):
     def __init__(self, heads: Any) -> None:
         super().__init__()
         self.heads = [heads]  # not a part of this module
-        first = next(m for m in heads.mask_head.modules() if isinstance(m, nn.Conv2d))
-        self.embed = nn.Conv2d(1, first.in_channels, kernel_size=3, padding=1)
+        self.embed = nn.Conv2d(1, _channels(heads), kernel_size=3, padding=1)
 
     def forward(self, features: Tensor, classes: Tensor) -> Tensor:
         """(R, C, H, W) and (R,) → (R, C, H, W)."""
         features = features.float()
         if not len(features):
             return features
-        enriched: Tensor = features + self.embed(self.evidence(features, classes))
+        enriched: Tensor = features + self.embed(evidence_of(self.heads[0], features, classes))
         return enriched
 
-    def evidence(self, features: Tensor, classes: Tensor) -> Tensor:
-        """(R, C, H, W) and (R,) → (R, 1, H, W), of mean size 1 in each RoI."""
-        features = features.float()
-        heads = self.heads[0]
-        pooled = nn.functional.avg_pool2d(features, 2).requires_grad_()  # box head's size
-        with torch.enable_grad():
-            scores = heads.box_predictor.cls_score(heads.box_head(pooled))
-            (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), pooled)
-        gradient = nn.functional.interpolate(gradient, scale_factor=2.0, mode="bilinear")
-        evidence = (gradient * features).sum(1, keepdim=True)
-        size: Tensor = evidence.abs().mean((2, 3), keepdim=True).clamp(min=1e-6)
-        return evidence / size
+
+def evidence_of(heads: Any, features: Tensor, classes: Tensor) -> Tensor:
+    """Where the box head sees the categories: (R, C, H, W), (R,) → (R, 1, H, W), of mean size 1."""
+    pooled = nn.functional.avg_pool2d(features, 2).requires_grad_()  # box head's size
+    with torch.enable_grad():
+        scores = heads.box_predictor.cls_score(heads.box_head(pooled))
+        (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), pooled)
+    gradient = nn.functional.interpolate(gradient, scale_factor=2.0, mode="bilinear")
+    evidence = (gradient * features).sum(1, keepdim=True)
+    size: Tensor = evidence.abs().mean((2, 3), keepdim=True).clamp(min=1e-6)
+    return evidence / size
+
+
+def _channels(heads: Any) -> int:
+    """Of the mask head's input."""
+    first = next(m for m in heads.mask_head.modules() if isinstance(m, nn.Conv2d))
+    return int(first.in_channels)
 
 
 class PixelContrast(nn.Module):
@@ -126,12 +130,11 @@ class PixelContrast(nn.Module):
 
     def __init__(self, heads: Any) -> None:
         super().__init__()
-        self.prior = ObjectPrior(heads)
-        first = next(m for m in heads.mask_head.modules() if isinstance(m, nn.Conv2d))
-        c = first.in_channels
-        conv, relu = nn.Conv2d(c, c, kernel_size=3, padding=1), nn.ReLU()
-        self.encode = nn.Sequential(conv, relu, nn.Conv2d(c, c, kernel_size=3, padding=1), relu)
-        self.project = nn.Sequential(nn.Conv2d(c, c, 1), relu, nn.Conv2d(c, 64, 1))
+        self.heads = [heads]  # not a part of this module
+        c = _channels(heads)
+        convs = [nn.Conv2d(c, c, kernel_size=3, padding=1) for _ in range(2)]
+        self.encode = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU())
+        self.project = nn.Sequential(nn.Conv2d(c, c, 1), nn.ReLU(), nn.Conv2d(c, 64, 1))
         self.merge = nn.Conv2d(c, c, 1)
         nn.init.zeros_(self.merge.weight)
 
@@ -142,24 +145,31 @@ class PixelContrast(nn.Module):
         return enriched
 
     def loss(self, masks: CachedRoIs, boxes: CachedRoIs) -> Tensor:
-        """InfoNCE of each object's mean pixel, with all objects' and all background's pixels."""
+        """
+        InfoNCE of each object's mean pixel, with all objects' and all background's pixels.
+
+        Args:
+            masks, boxes: RoIs with a mask and without; features (R, C, H, W).
+        """
         features = torch.cat([masks.features.float(), boxes.features.float()])
-        if not len(features):
-            return features.sum()
         pixels = nn.functional.normalize(self.project(self.encode(features)).float(), dim=1)
+        pixels = pixels.flatten(2).transpose(1, 2)  # (R, H W, 64)
         own = nn.functional.adaptive_avg_pool2d(masks.targets.float(), features.shape[-2:])
-        evidence = self.prior.evidence(boxes.features, boxes.classes)[:, 0].flatten(1)
-        most = evidence >= evidence.quantile(0.8, dim=1, keepdim=True)
-        least = evidence <= evidence.quantile(0.2, dim=1, keepdim=True)
-        foreground = torch.cat([own.flatten(1) >= 0.5, most])
-        background = torch.cat([own.flatten(1) < 0.5, least])
-        pixels = pixels.flatten(2)  # (R, 64, H W)
-        weight = foreground[:, None] / foreground.sum(1).clamp(min=1)[:, None, None]
-        means = nn.functional.normalize((pixels * weight).sum(2), dim=1)  # (R, 64)
-        pixels = pixels.transpose(1, 2)
-        like, unlike = (
-            means @ chosen[torch.randperm(len(chosen))[:1024]].T / 0.7
-            for chosen in (pixels[foreground], pixels[background])
-        )
+        own = own.flatten(1) >= 0.5
+        foreground, background = own, ~own  # (R, H W)
+        if len(boxes.features):
+            evidence = evidence_of(self.heads[0], boxes.features.float(), boxes.classes).flatten(1)
+            most = evidence > evidence.quantile(0.8, dim=1, keepdim=True)
+            least = evidence < evidence.quantile(0.2, dim=1, keepdim=True)
+            foreground, background = torch.cat([own, most]), torch.cat([~own, least])
+        if not (foreground.any() and background.any()):
+            return pixels.sum() * 0
+        weight = foreground[..., None] / foreground.sum(1).clamp(min=1)[:, None, None]
+        means = nn.functional.normalize((pixels * weight).sum(1), dim=1)  # (R, 64)
+        with torch.autocast("cpu", enabled=False):
+            like, unlike = (
+                means @ chosen[torch.randperm(len(chosen))[:1024]].T / 0.7
+                for chosen in (pixels[foreground], pixels[background])
+            )
         # For each pair of alike pixels: their part of it and of all that are unlike.
         return nn.functional.softplus(unlike.logsumexp(1, keepdim=True) - like).mean()

@@ -18,9 +18,9 @@ from .grabcut import require_opencv
 from .job import (
     Report,
     Split,
-    boxes_only_of,
     check_paths,
     finished_before,
+    sets_of,
     sha256_of,
     write_output,
 )
@@ -73,7 +73,7 @@ def generate_pseudo_masks(
     if workers < 1:
         raise ValueError(f"workers is {workers}, but must be at least 1.")
     check_paths(json_file, image_root, output)
-    boxes_only, description = boxes_only_of(json_file, split, progress)
+    sets, description = sets_of(json_file, split, progress)
     described = {
         "method": "grabcut",
         **asdict(parameters),
@@ -86,7 +86,7 @@ def generate_pseudo_masks(
     progress_path = Path(f"{os.fspath(output)}.progress.jsonl")
     if before is not None and not progress_path.exists():
         return before
-    plan = Plan(json_file, boxes_only, progress)
+    plan = Plan(json_file, sets, progress)
     with ProgressFile(progress_path, described) as done:
         skipped = _compute(plan, done, image_root, parameters, workers, progress)
         report = write_output(json_file, output, described, plan, done, skipped)

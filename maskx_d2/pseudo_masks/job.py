@@ -18,9 +18,10 @@ from .rewrite import copy_with_changes, read_header
 __all__ = [
     "Report",
     "Split",
-    "boxes_only_of",
     "check_paths",
+    "described_sets",
     "finished_before",
+    "sets_of",
     "sha256_of",
     "split_of",
     "write_output",
@@ -102,18 +103,25 @@ def check_paths(
         )
 
 
-def boxes_only_of(
+def sets_of(
     json_file: str | os.PathLike[str], split: Split | None, progress: bool
-) -> tuple[dict[int, bool | None] | None, dict[str, Any] | None]:
-    """
-    Whether each category id is in set B (None: in C), and the split as JSON; None without a split.
-    """
+) -> tuple[dict[int, str] | None, dict[str, Any] | None]:
+    """The letter of each category id's set, and the split as JSON; None without a split."""
     if split is None:
         return None, None
     class_split, categories = split_of(json_file, split, progress)
-    in_b = {"A": False, "B": True, "C": None}
-    boxes_only = {i: in_b[class_split.set_of(name)] for i, name in categories.items()}
-    return boxes_only, {"name": class_split.name, "boxes_only": sorted(class_split.boxes_only)}
+    sets = {i: class_split.set_of(name) for i, name in categories.items()}
+    described = {"name": class_split.name, "boxes_only": sorted(class_split.boxes_only)}
+    if class_split.labels_only:
+        described["labels_only"] = sorted(class_split.labels_only)
+    return sets, described
+
+
+def described_sets(split: Mapping[str, Any], categories: Mapping[int, str]) -> dict[int, str]:
+    """What :func:`sets_of` gave, of the split as JSON and the categories' names by their ids."""
+    letters = {"B": split["boxes_only"], "C": split.get("labels_only", [])}
+    of_name = {name: letter for letter, names in letters.items() for name in names}
+    return {i: of_name.get(name, "A") for i, name in categories.items()}
 
 
 def split_of(

@@ -24,9 +24,10 @@ from ..engine.inference import load_model, settings_hash
 from .job import (
     Report,
     Split,
-    boxes_only_of,
     check_paths,
+    described_sets,
     finished_before,
+    sets_of,
     sha256_of,
     write_output,
 )
@@ -134,7 +135,7 @@ def label_boxes(
     loaded = load_model(config_file, weights, opts)
     check_takes_boxes(loaded.model)
     thing_classes = list(loaded.metadata.get("thing_classes") or [])
-    boxes_only, description = boxes_only_of(json_file, split, progress)
+    sets, description = sets_of(json_file, split, progress)
     model_hash = sha256_of(PathManager.get_local_path(weights))
     described = {
         "method": "model",
@@ -152,7 +153,7 @@ def label_boxes(
     progress_path = shard.progress_file(output)
     if before is not None and not progress_path.exists():
         return before
-    plan = Plan(json_file, boxes_only, progress)
+    plan = Plan(json_file, sets, progress)
     names = read_categories(json_file, progress=progress)
     if plan.category_ids - set(names):
         raise ValueError(
@@ -236,11 +237,8 @@ def merge_shards(
             if part.skipped is None:
                 raise ValueError(f"part {i} of {count} is not done; repeat --shard {i}/{count}.")
         split = described["split"]
-        boxes_only = split and {
-            i: name in split["boxes_only"]
-            for i, name in read_categories(json_file, progress=progress).items()
-        }
-        plan = Plan(json_file, boxes_only, progress)
+        sets = split and described_sets(split, read_categories(json_file, progress=progress))
+        plan = Plan(json_file, sets, progress)
         skipped = sorted(image for part in parts for image in part.skipped or ())
         report = write_output(json_file, output, described, plan, Shards(parts), skipped)
         if not skipped:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.coco_reader import read_images, read_section
 from ..data.image_labels import labels_of_entry
-from .plan import MASK_SOURCE, JobPlan, check_is_original
+from .plan import JobPlan, check_is_original
 from .progress import Progress, ProgressFile
 from .rewrite import REMOVED, Change
 from .task import LabelTask, Proposal
@@ -61,9 +61,8 @@ class LabelPlan(JobPlan):
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"
             )
-            category_id = annotation.get("category_id")
-            if sets.get(category_id) != "B" or MASK_SOURCE not in annotation:
-                check_is_original(annotation, where)
+            category_id: Any = annotation.get("category_id")
+            check_is_original(annotation, sets.get(category_id), "C", where)
             if type(annotation.get("id")) is not int:
                 raise ValueError(f"{where} needs an integer 'id'.")
             self._next_id = max(self._next_id, annotation["id"] + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from .progress import Progress, ProgressFile
 from .rewrite import Change
 from .task import Box, Task
 
-__all__ = ["MASK_SOURCE", "JobPlan", "Plan", "check_is_original"]
+__all__ = ["JobPlan", "Plan", "check_is_original"]
 
-#: The key of an annotation that says what has made its mask; real masks have none.
-MASK_SOURCE = "mask_source"
+#: What may have made the masks of a set before: in B of real boxes, in C of image labels.
+_SOURCES = {"B": {"grabcut", "model", "box"}, "C": {"wise", "wise+grabcut", "wise+box"}}
 
 _NOT_LISTED = -1  # the image of an annotation whose image is not in the file
 
@@ -70,9 +70,19 @@ class Plan(JobPlan):
     def __init__(
         self,
         json_file: str | os.PathLike[str],
-        boxes_only: dict[int, bool | None] | None,
+        sets: Mapping[int, str] | None,
         progress: bool,
     ) -> None:
+        """
+        Args:
+            json_file: path of the file.
+            sets: of each category, by its id, the letter of its set: those of B get masks. None:
+                instances without one do.
+            progress: whether to show progress bars.
+
+        Raises:
+            ValueError: if the file can't be used.
+        """
         super().__init__()
         self.positions = array("q")
         self._ids, self._images, self._boxes = array("q"), array("q"), array("d")
@@ -85,7 +95,7 @@ class Plan(JobPlan):
                 f"{json_file}: annotation {annotation.get('id')} of image "
                 f"{annotation.get('image_id')}"
             )
-            if not _needs_mask(annotation, boxes_only, where):
+            if not _needs_mask(annotation, sets, where):
                 continue
             if type(annotation.get("id")) is not int:
                 raise ValueError(f"{where} needs an integer 'id'.")
@@ -158,34 +168,42 @@ class Plan(JobPlan):
         return change
 
 
-def check_is_original(annotation: dict[str, Any], where: str) -> None:
+def check_is_original(
+    annotation: dict[str, Any], letter: str | None, makes: str, where: str
+) -> None:
     """
+    Whether an annotation has no pseudo-mask but one that another job made for another set.
+
+    Args:
+        annotation: of a COCO file.
+        letter: of its category's set; None without a split.
+        makes: the set that the job makes masks for.
+        where: which annotation it is, for the message.
+
     Raises:
-        ValueError: if the annotation is one that a job has written; ``where`` says which it is.
+        ValueError: if it has one, which would be lost, or be taken for a real mask or box.
     """
-    if MASK_SOURCE in annotation:
-        raise ValueError(
-            f"{where} has a '{MASK_SOURCE}', so it has a pseudo-mask already, which would be taken "
-            "for a real one, or be lost; start from the file with the real masks. (Of another set "
-            "it may have one: grabcut is for set B, wise for set C.)"
-        )
+    source = annotation.get("mask_source")
+    if source is None or (letter != makes and source in _SOURCES.get(letter or "", ())):
+        return
+    in_set = f", in set {letter}" if letter else ""
+    raise ValueError(
+        f"{where} has a pseudo-mask already, of '{source}'{in_set}; start from the file with the "
+        "real masks. With a split, set C may have those of wise, and for wise B those of boxes."
+    )
 
 
-def _needs_mask(
-    annotation: dict[str, Any], boxes_only: dict[int, bool | None] | None, where: str
-) -> bool:
+def _needs_mask(annotation: dict[str, Any], sets: Mapping[int, str] | None, where: str) -> bool:
     is_crowd = bool(annotation.get("iscrowd"))
-    if boxes_only is None:
-        check_is_original(annotation, where)
+    if sets is None:
+        check_is_original(annotation, None, "B", where)
         return not is_crowd and not has_mask(annotation)
-    category_id = annotation.get("category_id")
-    if not is_crowd and category_id not in boxes_only:
+    category_id: Any = annotation.get("category_id")
+    if not is_crowd and category_id not in sets:
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
-    in_b = boxes_only.get(category_id, False)
-    if in_b is None and MASK_SOURCE in annotation:
-        return False  # its image label is where it came from
-    check_is_original(annotation, where)
-    if in_b is None:
+    letter = sets.get(category_id, "A")
+    check_is_original(annotation, letter, "B", where)
+    if letter == "C" and "mask_source" not in annotation:
         # Neither its box nor a mask of it may be used, but the copy would have both.
         raise ValueError(
             f"{where} is of a category of the split's labels_only, of which the file must have no "
@@ -193,4 +211,4 @@ def _needs_mask(
             "has the category in boxes_only. `maskx pseudo-masks --method wise` makes instances "
             "of it."
         )
-    return in_b and not is_crowd
+    return letter == "B" and not is_crowd

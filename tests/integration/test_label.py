@@ -222,6 +222,33 @@ def test_parts_and_chunks_give_the_same_file(command, pets, tmp_path, monkeypatc
     assert not list(tmp_path.glob("*.jsonl"))
 
 
+def test_instances_that_wise_found_stay_whole_and_in_parts(command, pets, tmp_path):
+    content = json.loads(pets[0].read_text())
+    (cup,) = (c["id"] for c in content["categories"] if c["name"] == "cup")
+    found = [a for a in content["annotations"] if a["category_id"] == cup and not a["iscrowd"]]
+    for a in found:
+        x, y, w, h = a["bbox"]
+        a |= {"segmentation": [[x, y, x + w, y, x, y + h]], "area": 9.0, "mask_source": "wise"}
+    assert found
+    content = {"pseudo_masks": {"parameters": {"method": "wise"}}, **content}
+    pets[0].write_text(json.dumps(content))
+    split = {"with_masks": ["cat"], "boxes_only": ["dog", "car"], "labels_only": ["cup"]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    options = ["--split", str(tmp_path / "split.json")]
+    assert main([*command, *options, "--output", str(whole)]) == 0
+    for i in (1, 2):
+        shard = ["--shard", f"{i}/2", "--output", str(parts)]
+        assert main([*command, *options, *shard]) == 0
+    merge = ["label", "--merge", "2", "--dataset-json", str(pets[0]), "--output", str(parts)]
+    assert main(merge) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+    kept = [a for a in annotations_of(whole) if a["category_id"] == cup and not a["iscrowd"]]
+    assert kept == found
+    header = json.loads(whole.read_text())["pseudo_masks"]
+    assert header["before"] == content["pseudo_masks"]
+
+
 @pytest.mark.parametrize("shard", [[], ["--shard", "1/2"]], ids=["whole", "part"])
 def test_a_killed_call_goes_on_to_the_same_result(shard, command, pets, tmp_path):
     def finish(output):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """
-What each idea of docs/BEYOND.md costs in ordinary training: time and peak memory of a step.
+What each idea of docs/BEYOND.md costs in ordinary training: time and memory, without optimizer.
 
-A whole R-50-FPN Mask^X learns from photographs, and each idea is added to it by its own keys. Times
-are ratios of medians; all take turns within one process. Memory is that of a step above the model,
-each in a process of its own. Region proposals are true boxes with jitter, as a trained network has
-them; an untrained one would hand no RoIs to the mask head::
+A whole R-50-FPN Mask^X learns from photographs of COCO, and each idea is added to it by its own
+keys. Times are ratios of medians; all take turns within one process. Memory is the peak above the
+model, each in a process of its own. Region proposals are true boxes with jitter, as a trained
+network has them; an untrained one would hand no RoIs to the mask head::
 
     python benchmarks/idea_costs.py
     python benchmarks/idea_costs.py --device cuda --size 800 --images 2
@@ -76,9 +76,10 @@ def main() -> None:
     of_step: dict[str, float] = {}
     for name in tqdm(IDEAS, "memory"):
         argv = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
-        out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        out = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
         of_step[name] = json.loads(out.splitlines()[-1])
-    steps = {name: step(name, args) for name in IDEAS}
+    records = images(args)
+    steps = {name: step(name, records, args) for name in IDEAS}
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for i in tqdm(range(args.rounds + 1), "rounds"):
         for name, run in steps.items():
@@ -96,19 +97,20 @@ def main() -> None:
         )
         for name in IDEAS
     ]
-    headers = ["", "time of a step, ratio", "memory of a step", "ratio"]
+    headers = ["", "time, ratio", "memory", "ratio"]
     print(tabulate(rows, headers, "pipe", disable_numparse=True))
 
 
-def step(name: str, args: argparse.Namespace) -> Callable[[], None]:
-    """A training step, always of the same images; the GPU is done when it returns."""
+def step(name: str, records: list[Any], args: argparse.Namespace) -> Callable[[], None]:
+    """Losses and gradients, always of the same images; the GPU is done when it returns."""
     opts = ["MODEL.DEVICE", args.device, "MODEL.WEIGHTS", "", *IDEAS[name]]
     opts += ["INPUT.MIN_SIZE_TRAIN", f"({args.size},)", "INPUT.RANDOM_FLIP", "none"]
     cfg = load_config(CONFIG, opts)
     torch.manual_seed(0)
     model = build_model(cfg).train()
     model.proposal_generator = TrueProposals(model.proposal_generator)
-    samples = images(args, PartialMaskDatasetMapper(cfg, is_train=True))
+    mapper = PartialMaskDatasetMapper(cfg, is_train=True)
+    samples = [mapper(record) for record in records]
 
     def run() -> None:
         torch.manual_seed(0)  # the same RoIs for all
@@ -122,8 +124,8 @@ def step(name: str, args: argparse.Namespace) -> Callable[[], None]:
     return run
 
 
-def images(args: argparse.Namespace, mapper: Any) -> list[Any]:
-    """The first photographs that have both objects with masks and others, as samples."""
+def images(args: argparse.Namespace) -> list[Any]:
+    """The first photographs that have both objects with masks and others."""
     split = class_split_of(args.dataset)
     if split is None:
         raise SystemExit(
@@ -132,7 +134,7 @@ def images(args: argparse.Namespace, mapper: Any) -> list[Any]:
     found = []
     for record in DatasetCatalog.get(args.dataset):
         if {has_mask(a) for a in record["annotations"]} == {True, False}:
-            found.append(mapper(record))
+            found.append(record)
             if len(found) == args.images:
                 return found
     raise SystemExit(f"{args.dataset} has {len(found)} images with both kinds of objects")
@@ -160,7 +162,7 @@ class TrueProposals(nn.Module):
 
 def memory(name: str, args: argparse.Namespace) -> float:
     """Peak memory in GB of a second step, above what there was before the first."""
-    run = step(name, args)
+    run = step(name, images(args), args)
     if args.device == "cuda":
         before = torch.cuda.memory_allocated()
         run()

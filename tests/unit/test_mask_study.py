@@ -1,10 +1,17 @@
-"""The table of the study beyond the paper: who is compared with whom."""
+"""The study beyond the paper: whose masks a method sees, and who is compared with whom."""
 
+import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import REPOSITORY
+import torch
+from conftest import REPOSITORY, write_coco
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
+from maskx_d2.engine.roi_cache import CachedRoIs, RoIWriter
 from maskx_d2.splits import random_split
 
 
@@ -47,3 +54,72 @@ def test_seeds_have_sets_of_their_own(study):
     assert cells["better"][-2].startswith("+6.0 ±")  # 5 and 7
     assert cells["better"][-1] == "+90.0 [+90.0, +90.0]"
     assert cells["transfer"][-2:] == ["", ""]
+
+
+@pytest.fixture
+def kept(study, tmp_path):
+    """Two images' RoIs: of objects of categories 0 to 3 two each, of which each is on the next."""
+    from mask_study import rois
+
+    torch.manual_seed(0)
+    writer = RoIWriter(tmp_path / "kept" / "rois")
+    targets = torch.rand(8, 6 + rois.OTHERS, 4, 4) > 0.5
+    features = torch.arange(8.0)[:, None, None, None].expand(8, 3, 2, 2)
+    classes = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    writer.write(CachedRoIs(features, targets, classes))
+    others = np.full((8, rois.OTHERS), -1)
+    others[:, 0] = (classes.numpy() + 1) % 4
+    np.save(tmp_path / "kept" / "others.npy", others)
+    np.save(tmp_path / "kept" / "objects.npy", np.arange(8) // 2)
+    about = {"format": rois.FORMAT, "images": 2}
+    (tmp_path / "kept" / "about.json").write_text(json.dumps(about))
+    return rois.TrainRoIs(tmp_path / "kept"), targets
+
+
+def test_masks_that_a_method_must_not_see_are_in_none_of_its_targets(kept):
+    rois, targets = kept
+    of_a = np.array([True, True, False, False])
+    batch = rois.batch(np.arange(8)[::-1], of_a[rois.classes], of_a)
+    assert batch.masks.classes.tolist() == [0, 0, 1, 1]
+    assert torch.equal(batch.masks.targets, targets[:4, 0])
+    assert batch.boxes.classes.tolist() == [2, 2, 3, 3]
+    # The box and the colours are there; of other objects those of A alone: 0 is on 3, 3 on 2.
+    assert torch.equal(batch.boxes.targets[:, :5], targets[4:, 1:6])
+    assert not batch.boxes.targets[:2, 5].any()
+    assert torch.equal(batch.boxes.targets[2:, 5], targets[6:, 6])
+
+
+def test_the_oracle_has_as_many_objects_with_masks_as_a_has(kept):
+    rois, _ = kept
+    of_a = np.array([True, False, False, False])
+    drawn = {tuple(rois.as_many(of_a, seed)) for seed in range(20)}
+    assert len(drawn) == 4  # any object, with both of its RoIs
+    for has_mask in drawn:
+        assert np.array_equal(has_mask[::2], has_mask[1::2]) and sum(has_mask) == 2
+
+
+def test_what_an_earlier_version_kept_is_not_used(kept, tmp_path):
+    from mask_study import rois
+
+    (tmp_path / "kept" / "about.json").write_text(json.dumps({"images": 2}))
+    with pytest.raises(SystemExit, match="earlier version"):
+        rois.TrainRoIs(tmp_path / "kept")
+
+
+def test_photographs_to_choose_on_are_none_of_those_to_report(
+    study, tmp_path, monkeypatch, no_registration_left
+):
+    from mask_study import photographs
+
+    json_file, images = write_coco(tmp_path / "data", num_images=7)
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    monkeypatch.setattr(photographs, "FOLDER", tmp_path / "parts")
+    parts = photographs.register_parts("pets")
+    found = [{r["image_id"] for r in DatasetCatalog.get(part)} for part in parts]
+    whole = {r["image_id"] for r in DatasetCatalog.get("pets")}
+    assert [len(ids) for ids in found] == [3, 4]
+    assert found[0] | found[1] == whole
+    for part, ids in zip(parts, found, strict=True):
+        content = json.loads(Path(MetadataCatalog.get(part).json_file).read_text())
+        assert {image["id"] for image in content["images"]} == ids
+        assert {a["image_id"] for a in content["annotations"]} <= ids

@@ -113,6 +113,9 @@ METHODS: dict[str, Method] = {
     "object prior, projection, background": Method(prior=True, boxes=_BOTH),
     "contrast, projection, background": Method(boxes=_BOTH, contrast=0.3),
     "hourglass, projection, background": Method(boxes=_BOTH, head=_HOURGLASS),
+    "hourglass, projection": Method(boxes=_PROJECTION, head=_HOURGLASS),
+    "true boxes, projection": Method(boxes=_PROJECTION, rois="ground_truth"),
+    "contrast, projection": Method(boxes=_PROJECTION, contrast=0.3),
     "true boxes, projection, background": Method(boxes=_BOTH, rois="ground_truth"),
     "class-agnostic, true boxes, projection, background": replace(
         _AGNOSTIC, boxes=_BOTH, rois="ground_truth"
@@ -132,4 +135,10 @@ METHODS: dict[str, Method] = {
     "oracle, hourglass": Method(head=_HOURGLASS, masks="all"),
     "oracle, as many masks": replace(_AGNOSTIC, masks="all categories"),
     "oracle, transfer, as many masks": Method(masks="all categories"),
+    "oracle, as many masks, projection": replace(
+        _AGNOSTIC, masks="all categories", boxes=_PROJECTION
+    ),
+    "oracle, transfer, as many masks, projection": Method(
+        masks="all categories", boxes=_PROJECTION
+    ),
 }

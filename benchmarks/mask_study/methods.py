@@ -134,6 +134,9 @@ METHODS: dict[str, Method] = {
     "oracle, class-agnostic": replace(_AGNOSTIC, masks="all"),
     "oracle, hourglass": Method(head=_HOURGLASS, masks="all"),
     "oracle, as many masks": replace(_AGNOSTIC, masks="all categories"),
+    "oracle, true boxes, as many masks": replace(
+        _AGNOSTIC, masks="all categories", rois="ground_truth"
+    ),
     "oracle, transfer, as many masks": Method(masks="all categories"),
     "oracle, as many masks, projection": replace(
         _AGNOSTIC, masks="all categories", boxes=_PROJECTION

@@ -97,6 +97,7 @@ METHODS: dict[str, Method] = {
     "class-agnostic, projection, background, colours": replace(
         _AGNOSTIC, boxes={**_BOTH, **_COLOURS}
     ),
+    "random vectors, projection": replace(_RANDOM, boxes=_PROJECTION),
     "random vectors, projection, background": replace(_RANDOM, boxes=_BOTH),
     # The RoIs, and the mask head.
     "true boxes": Method(rois="ground_truth"),

@@ -20,7 +20,7 @@ from maskx_d2.data import PartialMaskDatasetMapper
 from maskx_d2.evaluation import SplitCOCOEvaluator
 
 model = apply_maskx(get_config("common/models/mask_rcnn_vitdet.py").model)
-apply_box_supervision(model, projection_weight=0.3, background_weight=0.3, warmup_iters=1000)
+apply_box_supervision(model, projection_weight=0.3, warmup_iters=1000)
 
 SIZE = 1024
 dataloader = get_config("common/data/coco.py").dataloader

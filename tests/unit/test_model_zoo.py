@@ -171,7 +171,7 @@ def test_recommended_configs_learn_from_boxes_and_the_papers_do_not():
         assert isinstance(heads, MaskXROIHeads)
         boxes = heads.box_supervision
         weights = boxes.projection_weight, boxes.affinity_weight, boxes.background_weight
-        assert (*weights, boxes.warmup_iters) == (0.3, 0, 0.3, 1000)
+        assert (*weights, boxes.warmup_iters) == (0.3, 0, 0, 1000)
         assert data_sets == ("coco_2017_train_voc2nonvoc", "coco_2017_val_voc2nonvoc")
     for name in YAMLS:
         maskx = model_zoo.get_config(name).MODEL.MASKX

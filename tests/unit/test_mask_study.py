@@ -56,6 +56,39 @@ def test_seeds_have_sets_of_their_own(study):
     assert cells["transfer"][-2:] == ["", ""]
 
 
+def test_recall_can_leave_categories_out_and_is_placed_between_baseline_and_oracle(study):
+    scenes, tables = study
+    names = ("cat", "dog", "cup", "car")
+
+    class Pets(scenes.Scenes):
+        classes = names
+
+    split = random_split(names, 2, 0)
+    pets = Pets("", "", ("val",), {"one": lambda seed: split}, iterations=0, detectors=1)
+    first, second = split.indices(names)[1]
+
+    def run(iou_of_first, iou_of_second):
+        rows = [(1, first, iou_of_first), (1, second, iou_of_second)]
+        return {0: {"val": {"segm_A": {"AP": 1.0}, "segm_B": {"AP": 1.0}, "rows": rows}}}
+
+    # An IoU of 0.52 is right at one threshold of ten, 0.72 at five, 0.97 at all.
+    figures = {
+        "class-agnostic": run(0.52, 0.52),
+        "better": run(0.72, 0.97),
+        "oracle": run(0.97, 0.97),
+    }
+
+    def better(without):
+        lines = tables.table(figures, "val", pets, "one", "class-agnostic", without).splitlines()
+        (line,) = (line for line in lines if line.startswith("| better"))
+        cells = dict(zip(lines[0].split("|"), line.split("|"), strict=True))
+        cells = {k.strip(): v.strip() for k, v in cells.items()}
+        return cells["mask AR on true boxes, B"], cells["of the gap in AR, B"]
+
+    assert better([]) == ("75.0", "0.72")
+    assert better([names[second]]) == ("50.0", "0.44")
+
+
 @pytest.fixture
 def kept(study, tmp_path):
     """Two images' RoIs: of objects of categories 0 to 3 two each, of which each is on the next."""

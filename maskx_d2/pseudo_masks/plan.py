@@ -203,7 +203,7 @@ def _needs_mask(annotation: dict[str, Any], sets: Mapping[int, str] | None, wher
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
     letter = sets.get(category_id, "A")
     check_is_original(annotation, letter, "B", where)
-    if letter == "C" and "mask_source" not in annotation:
+    if letter == "C" and annotation.get("mask_source") is None:
         # Neither its box nor a mask of it may be used, but the copy would have both.
         raise ValueError(
             f"{where} is of a category of the split's labels_only, of which the file must have no "

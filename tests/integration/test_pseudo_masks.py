@@ -113,7 +113,7 @@ def change(json_file, do):
 
 def test_a_file_must_have_no_box_of_what_has_image_labels_only(disks, tmp_path):
     split = ClassSplit("grades", {"cat"}, set(), {"dog"})
-    for changed in (lambda content: None, crowds_of_dogs_only):
+    for changed in (lambda content: None, of_no_source, crowds_of_dogs_only):
         change(disks[0], changed)
         with pytest.raises(
             ValueError, match=r"annotation 10\d of image .* labels_only.* take them"
@@ -124,6 +124,11 @@ def test_a_file_must_have_no_box_of_what_has_image_labels_only(disks, tmp_path):
     change(disks[0], lambda content: content["images"][0].update(image_labels=[7]))
     assert run(*disks, tmp_path / "pseudo.json", split=split).masks == {}
     assert json.loads((tmp_path / "pseudo.json").read_text())["images"][0]["image_labels"] == [7]
+
+
+def of_no_source(content):
+    for annotation in content["annotations"]:
+        annotation["mask_source"] = None
 
 
 def crowds_of_dogs_only(content):

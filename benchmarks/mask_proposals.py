@@ -49,7 +49,7 @@ COUNTS = (10, 100, 1000)
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dataset", required=True, help="with all masks, and a split")
+    parser.add_argument("--dataset", required=True, help="with a split, and all masks")
     files = {"nargs": 2, "action": "append", "default": [], "metavar": ("CONFIG", "WEIGHTS")}
     parser.add_argument("--deepmask", **files)
     parser.add_argument("--rpn", **files, help="a model with a region proposal network")
@@ -163,7 +163,9 @@ def with_boxes_as_masks(found: Instances) -> Instances:
 def table(rows: dict[str, list[dict[str, Any]]], counts: list[int]) -> str:
     """Means of the runs, and their standard deviation."""
     lines = []
-    columns = [(suffix, f"AR@{n}") for suffix, n in product("AB", counts)]
+    some = next(iter(rows.values()))[0]
+    sets = [s for s in "ABC" if f"mask_proposals_{s}" in some]
+    columns = [(suffix, f"AR@{n}") for suffix, n in product(sets, counts)]
     for name, runs in rows.items():
         for task in ("mask_proposals", "box_proposals"):
             line = [name, task.split("_")[0]]

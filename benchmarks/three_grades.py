@@ -20,20 +20,19 @@ import json
 import os
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import numpy as np
 from _trainings import MASKX, ROOT, TRAIN_NET, once
-from pycocotools import mask as mask_util
+from pseudo_instances import THRESHOLDS, compare, figures
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from maskx_d2.splits import SHAPES_CLASSES, shapes_a18b9c9
 
-SHAPES = ROOT / "datasets" / "shapes"
+SHAPES = ROOT / os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
+REAL = SHAPES / "annotations" / "instances_train.json"
 SPLIT = shapes_a18b9c9(SHAPES_CLASSES)
-THRESHOLDS = (0.25, 0.5, 0.75)
 #: row → (config, data, overrides)
 METHODS: dict[str, tuple[str, str, list[str]]] = {
     "pseudo masks → Mask R-CNN": (
@@ -56,8 +55,8 @@ def main() -> None:
     parser.add_argument("--opts", nargs="*", default=[], help="for all trainings")
     args = parser.parse_args()
     args.output = args.output.resolve()
-    if not (SHAPES / "annotations").is_dir():
-        raise SystemExit(f"{SHAPES} does not exist; run datasets/make_shapes.py first.")
+    if not REAL.is_file():
+        raise SystemExit(f"{REAL} does not exist; run datasets/make_shapes.py first.")
     found: dict[str, list[dict[str, float]]] = {}
     pseudo: list[dict[str, float]] = []
     for seed in args.seeds:
@@ -85,7 +84,7 @@ def pseudo_instances(folder: Path, seed: int, opts: list[str]) -> Path:
     argv = [*TRAIN_NET, "--eval-only", "--config-file", str(ROOT / "configs/shapes/deepmask.py")]
     argv += [f"train.init_checkpoint={deepmask / 'model_final.pth'}"]
     argv += [f"train.output_dir={deepmask}", f"dataloader.evaluator.output_dir={deepmask}"]
-    once(deepmask, [*argv, "dataloader.test.dataset.names=shapes_train"], "proposals.txt")
+    once(deepmask, [*argv, "dataloader.test.dataset.names=shapes_train_a18b9c9"], "proposals.txt")
     # As WISE begins with a trunk that knows something.
     start = [f"train.init_checkpoint={deepmask / 'model_final.pth'}"]
     train(labels, "image_labels", "shapes_train_a18b9c9", seed, [*opts, *start])
@@ -118,14 +117,13 @@ def write_datasets(folder: Path, file: Path) -> Path:
     a, b, c = (sorted(names) for names in SPLIT.sets.values())
     for name, masks, boxes in (("masks", a + c, b), ("boxes", a, b + c)):
         (folder / f"{name}.json").write_text(json.dumps({"with_masks": masks, "boxes_only": boxes}))
-    real = SHAPES / "annotations" / "instances_train.json"
     datasets = {
         f"{kind}_{grade}_{folder.name}": {
             "json": str(source),
             "images": str(SHAPES / "train"),
             "split": f"{grade}.json",
         }
-        for kind, source in (("pseudo", file), ("real", real))
+        for kind, source in (("pseudo", file), ("real", REAL))
         for grade in ("masks", "boxes")
     }
     path = folder / "datasets.yaml"
@@ -134,40 +132,9 @@ def write_datasets(folder: Path, file: Path) -> Path:
 
 
 def compared(file: Path) -> dict[str, float]:
-    """How good pseudo instances are: of the same image and category, one to one by IoU."""
-    real = json.loads((SHAPES / "annotations" / "instances_train.json").read_text())
-    pseudo = json.loads(file.read_text())
-    of_c = {c["id"] for c in real["categories"] if c["name"] in SPLIT.labels_only}
-    truth = by_image_and_category(real, of_c)
-    made = by_image_and_category(pseudo, of_c)
-    best: list[float] = []
-    for key, objects in truth.items():
-        ious = np.asarray(mask_util.iou(made.get(key, []), objects, [0] * len(objects)))
-        while ious.size and ious.max() > 0:
-            i, j = np.unravel_index(ious.argmax(), ious.shape)
-            best.append(float(ious[i, j]))
-            ious = np.delete(np.delete(ious, i, axis=0), j, axis=1)
-    objects, instances = (sum(map(len, each.values())) for each in (truth, made))
-    figures = {"instances": instances, "objects": objects, "mean IoU": 100 * sum(best) / objects}
-    for t in THRESHOLDS:
-        right = sum(iou >= t for iou in best)
-        figures[f"recall {t:g}"] = 100 * right / objects
-        figures[f"precision {t:g}"] = 100 * right / max(instances, 1)
-    return figures
-
-
-def by_image_and_category(content: dict[str, Any], ids: set[int]) -> dict[tuple[int, int], Any]:
-    """Masks of some categories as RLE."""
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    found: dict[tuple[int, int], Any] = {}
-    for a in content["annotations"]:
-        if a["category_id"] in ids:
-            rle = a["segmentation"]
-            if not isinstance(rle, dict) or isinstance(rle["counts"], list):
-                rle = mask_util.frPyObjects(rle, *sizes[a["image_id"]])
-                rle = mask_util.merge(rle) if isinstance(rle, list) else rle
-            found.setdefault((a["image_id"], a["category_id"]), []).append(rle)
-    return found
+    """How good pseudo instances are."""
+    made, real = (json.loads(path.read_text()) for path in (file, REAL))
+    return figures(compare(made, real, SPLIT.labels_only))
 
 
 def average_precisions(run: Path) -> dict[str, float]:

@@ -46,6 +46,9 @@ class MaskProposalEvaluator(DatasetEvaluator):
     Crowds are left out, and for masks instances without one. An object is as large as its mask,
     or its box where it has none. Unlike detectron2's recall of ``box_proposals``, an image without
     a proposal counts.
+
+    Of data to train on, which were registered without masks of B and boxes of C, there are figures
+    of what is left: ``box_proposals_A``, ``_B`` and ``mask_proposals_A``.
     """
 
     def __init__(
@@ -57,28 +60,40 @@ class MaskProposalEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: a registered data set, with masks.
+            dataset_name: a registered data set.
             class_split: the sets; by default what the data set was registered with.
             output_dir: folder for ``box_proposals.pkl``, which detectron2's
                 ``MODEL.LOAD_PROPOSALS`` reads, and ``coco_proposals.json``, COCO's results with
                 masks.
 
         Raises:
-            ValueError: if the data set's masks of B were dropped, or the split does not fit its
-                categories.
+            ValueError: if the split does not fit the data set's categories, or is another than
+                what was left out of it goes by.
         """
-        if MetadataCatalog.get(dataset_name).get("has_masks_of_boxes_only") is False:
-            raise ValueError(
-                f"data set '{dataset_name}' was registered without the masks of set B, so they "
-                "can't be evaluated; register it with keep_masks=True."
-            )
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
-        self._split = class_split or class_split_of(dataset_name)
-        self._subsets: dict[str, list[int] | None] = {"": None}
-        if self._split is not None:
-            classes = MetadataCatalog.get(dataset_name).thing_classes
-            for letter, ids in self._split.indices_of_sets(classes).items():
-                self._subsets[f"_{letter}"] = ids
+        metadata = MetadataCatalog.get(dataset_name)
+        declared = class_split_of(dataset_name)
+        split = class_split or declared
+        subsets: dict[str, list[int] | None] = {"": None}
+        if split is not None:
+            for letter, ids in split.indices_of_sets(metadata.thing_classes).items():
+                subsets[f"_{letter}"] = ids
+        self._subsets = {"box_proposals": subsets, "mask_proposals": subsets}
+        if declared is not None and metadata.get("has_masks_of_boxes_only") is False:
+            if split != declared:
+                raise ValueError(
+                    f"data set '{dataset_name}' was registered without the masks of set B of split "
+                    f"'{declared.name}', so there is no recall of the sets of another; register "
+                    "it with keep_masks=True."
+                )
+            for task, sets in (("box_proposals", "AB"), ("mask_proposals", "A")):
+                self._subsets[task] = {f"_{s}": subsets[f"_{s}"] for s in sets}
+            logger.info(
+                "Data set '%s' was registered without the masks of set B%s, so there is no recall "
+                "of them; its proposals are complete.",
+                dataset_name,
+                " and the boxes of set C" if declared.labels_only else "",
+            )
         self._name, self._output_dir = dataset_name, output_dir
         self._found: dict[str, dict[int | str, Overlaps]] = {}
         self._spool: ProposalSpool | None = None
@@ -117,7 +132,7 @@ class MaskProposalEvaluator(DatasetEvaluator):
         for task in ("box_proposals", "mask_proposals"):
             found = dict(itertools.chain(*(f[task].items() for f, _ in gathered)))
             if found:
-                for suffix, categories in self._subsets.items():
+                for suffix, categories in self._subsets[task].items():
                     results[f"{task}{suffix}"] = average_recalls(list(found.values()), categories)
         names = list(next(iter(results.values()), {}))
         table = [[task, *(figures[n] for n in names)] for task, figures in results.items()]

@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""
+How good instances are that were made of image labels, beside the real ones.
+
+Of an image and a category, made and real instances are paired one to one, those of the largest IoU
+of masks first. One without a partner is wrong; only if it lies for the most part in a real crowd of
+its category it does not count, as in COCO's evaluation::
+
+    python benchmarks/pseudo_instances.py output/wise.json \\
+        datasets/shapes/annotations/instances_train.json --split a18b9c9
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
+
+# isort: split
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_util
+from tabulate import tabulate
+
+from maskx_d2.cli.sources import SPLITS
+from maskx_d2.data.partial_masks import encode_mask
+from maskx_d2.evaluation.proposal_recall import matched_ious
+from maskx_d2.splits import load_split
+
+THRESHOLDS = (0.25, 0.5, 0.75)
+
+
+class Compared(NamedTuple):
+    """IoU of each made instance that counts, what its mask was made by, and how many are real."""
+
+    ious: NDArray[np.float64]
+    sources: NDArray[np.str_]
+    real: int
+
+
+def main() -> None:
+    """Compare, and print a table: of all, and by what made the mask."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("made", type=Path, help="what maskx pseudo-masks --method wise wrote")
+    parser.add_argument("real", type=Path, help="the same images with the real instances")
+    parser.add_argument("--split", required=True, help="of which set C is compared")
+    args = parser.parse_args()
+    made, real = (json.loads(path.read_text()) for path in (args.made, args.real))
+    names = [category["name"] for category in real["categories"]]
+    split = SPLITS[args.split](names) if args.split in SPLITS else load_split(args.split)
+    found = compare(made, real, split.labels_only)
+    rows = {"all": figures(found)}
+    for source in np.unique(found.sources):
+        of_source = found.sources == source
+        rows[source] = figures(found._replace(ious=found.ious[of_source]))
+    table = [[name, *(f"{v:.4g}" for v in row.values())] for name, row in rows.items()]
+    print(tabulate(table, ["instances of C", *rows["all"]], "pipe", disable_numparse=True))
+
+
+def compare(made: dict[str, Any], real: dict[str, Any], categories: Collection[str]) -> Compared:
+    """Two COCO files' instances of some categories."""
+    ids = {c["id"] for c in real["categories"] if c["name"] in categories}
+    of_truth = by_image_and_category(real, ids)
+    ious: list[float] = []
+    sources: list[str] = []
+    for key, instances in by_image_and_category(made, ids).items():
+        rles = [rle for rle, _ in instances]
+        truth = of_truth.get(key, [])
+        alone = [rle for rle, a in truth if not a.get("iscrowd")]
+        crowds = [rle for rle, a in truth if a.get("iscrowd")]
+        # matched_ious gives each column's; here columns are the made ones.
+        best = matched_ious(overlaps(alone, rles, crowd=False))
+        in_crowd = overlaps(rles, crowds, crowd=True).max(axis=1, initial=0)
+        counts = (best > 0) | (in_crowd < 0.5)
+        ious += best[counts].tolist()
+        sources += [a["mask_source"] for (_, a), c in zip(instances, counts) if c]
+    objects = sum(not a.get("iscrowd") for truth in of_truth.values() for _, a in truth)
+    return Compared(np.array(ious), np.array(sources, dtype=str), objects)
+
+
+def figures(found: Compared) -> dict[str, float]:
+    """
+    In percent; recall is the share of the real instances.
+
+    The mean IoU of real instances is over all of them, 0 of one without a partner.
+    """
+    result: dict[str, float] = {
+        "instances": len(found.ious),
+        "objects": found.real,
+        "mean IoU of objects": 100 * found.ious.sum() / found.real,
+    }
+    for t in THRESHOLDS:
+        right = int((found.ious >= t).sum())
+        result[f"recall {t:g}"] = 100 * right / found.real
+        result[f"precision {t:g}"] = 100 * right / max(len(found.ious), 1)
+    return result
+
+
+def by_image_and_category(content: dict[str, Any], ids: Collection[int]) -> dict[Any, Any]:
+    """(Image id, category id) → pairs of mask, as RLE, and annotation."""
+    found: dict[Any, Any] = defaultdict(list)
+    for key, rle, annotation in masks(content, ids):
+        found[key].append((rle, annotation))
+    return found
+
+
+def masks(content: dict[str, Any], ids: Collection[int]) -> Iterator[tuple[Any, Any, Any]]:
+    """Of a COCO file's instances."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for a in content["annotations"]:
+        if a["category_id"] in ids:
+            key = a["image_id"], a["category_id"]
+            yield key, encode_mask(a["segmentation"], *sizes[a["image_id"]]), a
+
+
+def overlaps(first: list[Any], second: list[Any], crowd: bool) -> NDArray[np.float64]:
+    """IoU (len(first), len(second)); with a crowd, the share of the first."""
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    return np.asarray(mask_util.iou(first, second, [int(crowd)] * len(second)))
+
+
+if __name__ == "__main__":
+    main()

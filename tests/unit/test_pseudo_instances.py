@@ -1,0 +1,67 @@
+"""What ``benchmarks/pseudo_instances.py`` counts as right."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import pseudo_instances
+
+    yield pseudo_instances
+    sys.modules.pop("pseudo_instances")
+
+
+def rectangle(category_id, x, y, width, height, **more):
+    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return {"image_id": 1, "category_id": category_id, "segmentation": [corners], **more}
+
+
+def content(*annotations):
+    return {
+        "images": [{"id": 1, "height": 100, "width": 100}],
+        "categories": [{"id": 1, "name": "pear"}, {"id": 2, "name": "mango"}],
+        "annotations": list(annotations),
+    }
+
+
+def test_instances_are_paired_one_to_one(benchmark):
+    real = content(
+        rectangle(2, 0, 0, 20, 20), rectangle(2, 50, 50, 20, 20), rectangle(1, 0, 50, 20, 20)
+    )
+    made = content(
+        rectangle(2, 0, 0, 20, 20, mask_source="wise"),
+        rectangle(2, 0, 0, 20, 18, mask_source="wise"),  # of an object that has a better one
+        rectangle(2, 50, 50, 20, 8, mask_source="wise+grabcut"),
+        rectangle(1, 0, 50, 20, 20),  # another's category
+    )
+    found = benchmark.compare(made, real, {"mango"})
+    np.testing.assert_allclose(found.ious, [1, 0, 0.4])
+    assert found.sources.tolist() == ["wise", "wise", "wise+grabcut"]
+    figures = benchmark.figures(found)
+    assert (figures["instances"], figures["objects"]) == (3, 2)
+    assert figures["mean IoU of objects"] == pytest.approx(70)
+    recalls = [figures[f"recall {t}"] for t in (0.25, 0.5, 0.75)]
+    assert recalls == pytest.approx([100, 50, 50])
+    assert figures["precision 0.5"] == pytest.approx(100 / 3)
+
+
+def test_a_crowd_is_neither_right_nor_wrong(benchmark):
+    real = content(rectangle(2, 0, 0, 20, 20), rectangle(2, 40, 40, 60, 60, iscrowd=1))
+    made = content(
+        rectangle(2, 0, 0, 20, 20, mask_source="wise"),
+        rectangle(2, 45, 45, 10, 10, mask_source="wise"),
+        rectangle(2, 10, 80, 40, 10, mask_source="wise"),  # a quarter of it in the crowd
+    )
+    found = benchmark.compare(made, real, {"mango"})
+    np.testing.assert_allclose(found.ious, [1, 0])
+    assert found.real == 1
+
+
+def test_an_image_without_an_instance_counts(benchmark):
+    found = benchmark.compare(content(), content(rectangle(2, 0, 0, 20, 20)), {"mango"})
+    assert benchmark.figures(found)["mean IoU of objects"] == 0

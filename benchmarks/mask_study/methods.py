@@ -106,6 +106,7 @@ METHODS: dict[str, Method] = {
     "class-agnostic, true boxes": replace(_AGNOSTIC, rois="ground_truth"),
     "object prior": Method(prior=True),
     "class-agnostic, object prior": replace(_AGNOSTIC, prior=True),
+    "self-training": Method(rounds=2),
     "contrast": Method(contrast=0.3),
     "class-agnostic, contrast": replace(_AGNOSTIC, contrast=0.3),
     # Together.

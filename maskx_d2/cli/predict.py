@@ -51,7 +51,8 @@ def add_parser(commands: Any) -> None:
         help="draw predictions on images and videos, or write them as a COCO file",
         description="Draw a trained model's predictions: categories that had masks in training (A) "
         "in green, boxes only (B) in red and dashed, image labels only (C) in violet and dotted. "
-        "With --dataset, ground truth stands beside them.",
+        "With --dataset, ground truth stands beside them. A DeepMask's proposals are instances of "
+        "one category, object; a picture shows the best of those that lie on each other.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
@@ -126,6 +127,8 @@ class _Predictions:
         if args.dataset:
             metadata = MetadataCatalog.get(args.dataset)
             for heading, model in zip(_headings(args), models):
+                if model.proposes:
+                    continue
                 names = model.metadata.get("thing_classes")
                 heads = getattr(model.model, "roi_heads", None)
                 if (
@@ -139,7 +142,8 @@ class _Predictions:
                 if names is None or metadata.get("class_split") is not None:
                     model.metadata = metadata
         self._models = dict(zip(_headings(args), models))
-        self._coco = CocoPredictions(metadata)
+        self._truth = metadata if models[0].proposes else models[0].metadata
+        self._coco = CocoPredictions(models[0].metadata if models[0].proposes else metadata)
         self._folder = None if args.output is None else Path(args.output)
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -190,10 +194,8 @@ class _Predictions:
                 picture = captioned(picture, f"no detection above {self._args.confidence:g}")
             panels[heading] = picture
         if record is not None and "annotations" in record:
-            model = next(iter(self._models.values()))
-            image = model.rgb(frame.image)
             panels["ground truth"] = draw_annotations(
-                image, record["annotations"], model.metadata, scale=scale
+                Predictor.rgb(frame.image), record["annotations"], self._truth, scale=scale
             )
         return side_by_side(panels) if len(panels) > 1 else next(iter(panels.values()))
 

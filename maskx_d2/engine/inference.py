@@ -23,9 +23,10 @@ from .lazy_main import as_text, dataset_names, is_lazy, load_lazy
 from .model_card import card_split
 from .yaml_main import load_config
 
-__all__ = ["LoadedModel", "load_model", "settings_hash"]
+__all__ = ["PROPOSAL_NETWORKS", "LoadedModel", "check_detector", "load_model", "settings_hash"]
 
-_NO_DETECTORS = (DeepMask, PeakResponseClassifier, ProposalNetwork)
+#: Models that find objects and not of which category.
+PROPOSAL_NETWORKS = (DeepMask, ProposalNetwork)
 # Keys under MODEL that are settings of one architecture alone
 _KEYS_OF = {"DEEPMASK": "DeepMask", "IMAGE_LABELS": "PeakResponseClassifier"}
 
@@ -93,11 +94,8 @@ def load_model(
         model = build_model(cfg)
         mapper = DatasetMapper(cfg, is_train=False)
         datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    if detector and isinstance(model, _NO_DETECTORS):
-        raise ValueError(
-            f"'{config_file}' is a {type(model).__name__}, which finds no instances of categories; "
-            "name the config of a detector. train_net.py --eval-only measures this one."
-        )
+    if detector:
+        check_detector(model, config_file)
     metadata = MetadataCatalog.get(datasets[0]) if datasets else Metadata()
     if datasets and not metadata.get("thing_classes") and datasets[0] in DatasetCatalog.list():
         DatasetCatalog.get(datasets[0])  # a COCO JSON names its categories when it is loaded
@@ -105,6 +103,29 @@ def load_model(
     if not metadata.get("thing_classes") and card is not None:
         metadata = _metadata_of(card)
     return LoadedModel(model.eval(), mapper, metadata)
+
+
+def check_detector(model: nn.Module, config_file: str, *, proposals: bool = False) -> None:
+    """
+    Check that a model finds instances.
+
+    Args:
+        model: of the config.
+        config_file: for the message.
+        proposals: whether those of no category will do.
+
+    Raises:
+        ValueError: if it finds none.
+    """
+    others = (
+        (PeakResponseClassifier,) if proposals else (PeakResponseClassifier, *PROPOSAL_NETWORKS)
+    )
+    if isinstance(model, others):
+        raise ValueError(
+            f"'{config_file}' is a {type(model).__name__}, which finds no instances"
+            f"{'' if proposals else ' of categories'}; "
+            "name the config of a detector. train_net.py --eval-only measures this one."
+        )
 
 
 def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:

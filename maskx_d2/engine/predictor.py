@@ -15,12 +15,15 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.structures import Instances
 from numpy.typing import NDArray
+from torchvision.ops import nms
 
 from ..postprocessing import rle_masks
 from ..visualization import draw_instances
-from .inference import load_model
+from .inference import PROPOSAL_NETWORKS, check_detector, load_model
 
 __all__ = ["Predictor"]
+
+_SAME_OBJECT = 0.5  # IoU of boxes
 
 Image = str | os.PathLike[str] | NDArray[np.uint8]
 
@@ -34,11 +37,14 @@ class Predictor:
         picture = predictor.draw("street.jpg", instances)
 
     It takes what ``train_net.py`` leaves and every other config and checkpoint that
-    :func:`load_model` does, and uses a GPU where there is one.
+    :func:`load_model` does, and uses a GPU where there is one. Proposals, of a DeepMask or a
+    region proposal network, are instances of one category, ``object``, whose score is the
+    probability that there is one.
 
     Attributes:
         model: the detectron2 model, in evaluation mode.
         metadata: ``thing_classes``, and ``class_split`` if the model is of a split.
+        proposes: whether it gives proposals.
     """
 
     def __init__(
@@ -59,11 +65,15 @@ class Predictor:
         Raises:
             FileNotFoundError: if the config file or the checkpoint does not exist.
             ValueError: if the checkpoint is not of the config's model, or the model has no such
-                category.
+                category or finds no instances.
         """
-        loaded = load_model(config_file, weights, opts)
+        loaded = load_model(config_file, weights, opts, detector=False)
+        check_detector(loaded.model, config_file, proposals=True)
         self.model = loaded.model
-        self.metadata: Metadata = loaded.metadata
+        self.proposes = isinstance(self.model, PROPOSAL_NETWORKS)
+        self.metadata: Metadata = (
+            Metadata(thing_classes=["object"]) if self.proposes else loaded.metadata
+        )
         self._mapper = loaded.mapper
         self._confidence = confidence
         self._classes = None if categories is None else self._indices(categories)
@@ -87,7 +97,8 @@ class Predictor:
             ValueError: if the array is no such image.
         """
         with rle_masks(self.model) if rles else nullcontext():
-            output = self.model([self._model_input(image)])[0]["instances"]
+            output = self.model([self._model_input(image)])[0]
+            output = _instances(output["proposals"], rles) if self.proposes else output["instances"]
         kept = output.scores >= self._confidence
         names = self.metadata.get("thing_classes")
         if names:  # categories of the model beyond the data set's had no instance in training
@@ -103,6 +114,9 @@ class Predictor:
         """
         Draw instances on their image: green for A, red for B, violet for C.
 
+        Of proposals, which are many for each object, a picture shows those whose box has no IoU
+        above 0.5 with a better one's.
+
         Args:
             image: as it was given to the predictor.
             instances: what that returned; None: predict them.
@@ -113,6 +127,9 @@ class Predictor:
         """
         if instances is None:
             instances = self(image, rles=True)
+        if self.proposes:
+            best = nms(instances.pred_boxes.tensor, instances.scores, _SAME_OBJECT)
+            instances = instances[best]
         return draw_instances(
             self.rgb(image), instances, self.metadata, min_score=-np.inf, scale=scale
         )
@@ -153,3 +170,15 @@ class Predictor:
                 hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(names[:10])}"
                 raise ValueError(f"the model has no category '{name}'; {hint}")
         return torch.tensor([names.index(name) for name in categories], dtype=torch.long)
+
+
+def _instances(proposals: Instances, rles: bool) -> Instances:
+    """Proposals with the fields of instances."""
+    instances = Instances(proposals.image_size)
+    instances.pred_boxes = proposals.proposal_boxes
+    instances.scores = proposals.objectness_logits.sigmoid()
+    instances.pred_classes = torch.zeros_like(instances.scores, dtype=torch.long)
+    if proposals.has("pred_masks"):
+        masks = proposals.pred_masks
+        instances.pred_masks = masks if rles else masks.tensor.to(instances.scores.device)
+    return instances

@@ -3,8 +3,8 @@
 How good instances are that were made of image labels, beside the real ones.
 
 Of an image and a category, made and real instances are paired one to one, those of the largest IoU
-of masks first. One without a partner is wrong; only if it lies for the most part in a real crowd of
-its category it does not count, as in COCO's evaluation::
+first: by masks, and then by boxes. One without a partner is wrong; only if it lies for the most
+part in a real crowd of its category it does not count, as in COCO's evaluation::
 
     python benchmarks/pseudo_instances.py output/wise.json \\
         datasets/shapes/annotations/instances_train.json --split a18b9c9
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,28 +54,31 @@ def main() -> None:
     names = [category["name"] for category in real["categories"]]
     split = SPLITS[args.split](names) if args.split in SPLITS else load_split(args.split)
     found = compare(made, real, split.labels_only)
-    rows = {"all": figures(found)}
+    rows = {"masks": figures(found)}
     for source in np.unique(found.sources):
         of_source = found.sources == source
-        rows[source] = figures(found._replace(ious=found.ious[of_source]))
+        rows[f"masks, {source}"] = figures(found._replace(ious=found.ious[of_source]))
+    rows["boxes"] = figures(compare(made, real, split.labels_only, boxes=True))
     table = [[name, *(f"{v:.4g}" for v in row.values())] for name, row in rows.items()]
-    print(tabulate(table, ["instances of C", *rows["all"]], "pipe", disable_numparse=True))
+    print(tabulate(table, ["instances of C", *rows["boxes"]], "pipe", disable_numparse=True))
 
 
-def compare(made: dict[str, Any], real: dict[str, Any], categories: Collection[str]) -> Compared:
-    """Two COCO files' instances of some categories."""
+def compare(
+    made: dict[str, Any], real: dict[str, Any], categories: Collection[str], boxes: bool = False
+) -> Compared:
+    """Two COCO files' instances of some categories, by their masks or their boxes."""
     ids = {c["id"] for c in real["categories"] if c["name"] in categories}
-    of_truth = by_image_and_category(real, ids)
+    of_truth = by_image_and_category(real, ids, boxes)
     ious: list[float] = []
     sources: list[str] = []
-    for key, instances in by_image_and_category(made, ids).items():
-        rles = [rle for rle, _ in instances]
+    for key, instances in by_image_and_category(made, ids, boxes).items():
+        shapes = [shape for shape, _ in instances]
         truth = of_truth.get(key, [])
-        alone = [rle for rle, a in truth if not a.get("iscrowd")]
-        crowds = [rle for rle, a in truth if a.get("iscrowd")]
+        alone = [shape for shape, a in truth if not a.get("iscrowd")]
+        crowds = [shape for shape, a in truth if a.get("iscrowd")]
         # matched_ious gives each column's; here columns are the made ones.
-        best = matched_ious(overlaps(alone, rles, crowd=False))
-        in_crowd = overlaps(rles, crowds, crowd=True).max(axis=1, initial=0)
+        best = matched_ious(overlaps(alone, shapes, crowd=False))
+        in_crowd = overlaps(shapes, crowds, crowd=True).max(axis=1, initial=0)
         counts = (best > 0) | (in_crowd < 0.5)
         ious += best[counts].tolist()
         sources += [a["mask_source"] for (_, a), c in zip(instances, counts) if c]
@@ -101,28 +104,26 @@ def figures(found: Compared) -> dict[str, float]:
     return result
 
 
-def by_image_and_category(content: dict[str, Any], ids: Collection[int]) -> dict[Any, Any]:
-    """(Image id, category id) → pairs of mask, as RLE, and annotation."""
-    found: dict[Any, Any] = defaultdict(list)
-    for key, rle, annotation in masks(content, ids):
-        found[key].append((rle, annotation))
-    return found
-
-
-def masks(content: dict[str, Any], ids: Collection[int]) -> Iterator[tuple[Any, Any, Any]]:
-    """Of a COCO file's instances."""
+def by_image_and_category(
+    content: dict[str, Any], ids: Collection[int], boxes: bool
+) -> dict[tuple[int, int], list[tuple[Any, dict[str, Any]]]]:
+    """(Image id, category id) → pairs of mask, as RLE, or box, XYWH, and annotation."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    found = defaultdict(list)
     for a in content["annotations"]:
         if a["category_id"] in ids:
-            key = a["image_id"], a["category_id"]
-            yield key, encode_mask(a["segmentation"], *sizes[a["image_id"]]), a
+            size = sizes[a["image_id"]]
+            shape = np.array(a["bbox"], float) if boxes else encode_mask(a["segmentation"], *size)
+            found[a["image_id"], a["category_id"]].append((shape, a))
+    return found
 
 
 def overlaps(first: list[Any], second: list[Any], crowd: bool) -> NDArray[np.float64]:
     """IoU (len(first), len(second)); with a crowd, the share of the first."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    return np.asarray(mask_util.iou(first, second, [int(crowd)] * len(second)))
+    both = [np.stack(s) if isinstance(s[0], np.ndarray) else s for s in (first, second)]
+    return np.asarray(mask_util.iou(*both, [int(crowd)] * len(second)))
 
 
 if __name__ == "__main__":

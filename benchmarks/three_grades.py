@@ -58,22 +58,23 @@ def main() -> None:
     if not REAL.is_file():
         raise SystemExit(f"{REAL} does not exist; run datasets/make_shapes.py first.")
     found: dict[str, list[dict[str, float]]] = {}
-    pseudo: list[dict[str, float]] = []
+    pseudo: dict[str, list[dict[str, float]]] = {"masks": [], "boxes": []}
     for seed in args.seeds:
         folder = args.output / f"seed{seed}"
         file = pseudo_instances(folder, seed, args.opts)
-        pseudo.append(compared(file))
+        for kind, runs in pseudo.items():
+            runs.append(compared(file, boxes=kind == "boxes"))
         os.environ["MASKX_DATASETS"] = str(write_datasets(folder, file))
         for i, (name, (config, data, opts)) in enumerate(METHODS.items()):
             run = folder / f"method{i}"
             train(run, config, f"{data}_seed{seed}", seed, [*args.opts, *opts])
             found.setdefault(name, []).append(average_precisions(run))
-    for rows in ({"pseudo instances, on training images": pseudo}, found):
+    for title, rows in (("pseudo instances of training images", pseudo), ("test images", found)):
         columns = next(iter(rows.values()))[0].keys()
         lines = [
             [name, *(spread([r[c] for r in runs]) for c in columns)] for name, runs in rows.items()
         ]
-        heads = [f"{len(args.seeds)} seed(s), set C", *columns]
+        heads = [f"C, {len(args.seeds)} seed(s), {title}", *columns]
         print(tabulate(lines, heads, "pipe", disable_numparse=True), end="\n\n")
 
 
@@ -131,10 +132,10 @@ def write_datasets(folder: Path, file: Path) -> Path:
     return path
 
 
-def compared(file: Path) -> dict[str, float]:
+def compared(file: Path, boxes: bool) -> dict[str, float]:
     """How good pseudo instances are."""
     made, real = (json.loads(path.read_text()) for path in (file, REAL))
-    return figures(compare(made, real, SPLIT.labels_only))
+    return figures(compare(made, real, SPLIT.labels_only, boxes))
 
 
 def average_precisions(run: Path) -> dict[str, float]:

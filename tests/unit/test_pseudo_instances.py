@@ -18,7 +18,14 @@ def benchmark(monkeypatch):
 
 def rectangle(category_id, x, y, width, height, **more):
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-    return {"image_id": 1, "category_id": category_id, "segmentation": [corners], **more}
+    box = [x, y, width, height]
+    return {
+        "image_id": 1,
+        "category_id": category_id,
+        "bbox": box,
+        "segmentation": [corners],
+        **more,
+    }
 
 
 def content(*annotations):
@@ -60,6 +67,17 @@ def test_a_crowd_is_neither_right_nor_wrong(benchmark):
     found = benchmark.compare(made, real, {"mango"})
     np.testing.assert_allclose(found.ious, [1, 0])
     assert found.real == 1
+
+
+def test_boxes_are_compared_apart_from_masks(benchmark):
+    real = content(rectangle(2, 0, 0, 20, 20), rectangle(2, 40, 40, 60, 60, iscrowd=1))
+    made = content(
+        rectangle(2, 0, 0, 20, 10, mask_source="wise"),
+        rectangle(2, 45, 45, 10, 10, mask_source="wise"),
+    )
+    made["annotations"][0]["bbox"] = [0, 0, 20, 20]
+    assert benchmark.compare(made, real, {"mango"}).ious.tolist() == [0.5]
+    assert benchmark.compare(made, real, {"mango"}, boxes=True).ious.tolist() == [1]
 
 
 def test_an_image_without_an_instance_counts(benchmark):

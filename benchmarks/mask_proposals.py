@@ -26,7 +26,7 @@ import maskx_d2  # noqa: F401  first: it keeps quiet what users can't act on
 # isort: split
 import torch
 from detectron2.config import instantiate
-from detectron2.data import get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
@@ -35,7 +35,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from maskx_d2.data import PartialMaskDatasetMapper
+from maskx_d2.data import PartialMaskDatasetMapper, class_split_of
 from maskx_d2.engine.exact_loading import load_exactly
 from maskx_d2.engine.lazy_main import is_lazy, load_lazy
 from maskx_d2.engine.yaml_main import load_config
@@ -55,6 +55,10 @@ def main() -> None:
     parser.add_argument("--rpn", **files, help="a model with a region proposal network")
     parser.add_argument("--num", type=int, default=1000, help="proposals of an image (1000)")
     args = parser.parse_args()
+    if class_split_of(args.dataset) is None:
+        parser.error(f"data set '{args.dataset}' has no split")
+    if MetadataCatalog.get(args.dataset).has_masks_of_boxes_only is False:
+        parser.error(f"data set '{args.dataset}' is one to train on, without masks of B")
     rows: dict[str, list[dict[str, Any]]] = {}
     for config, weights in args.deepmask:
         model, mapper = load(config, weights)

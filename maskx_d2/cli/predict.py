@@ -51,8 +51,9 @@ def add_parser(commands: Any) -> None:
         help="draw predictions on images and videos, or write them as a COCO file",
         description="Draw a trained model's predictions: categories that had masks in training (A) "
         "in green, boxes only (B) in red and dashed, image labels only (C) in violet and dotted. "
-        "With --dataset, ground truth stands beside them. A DeepMask's proposals are instances of "
-        "one category, object; a picture shows the best of those that lie on each other.",
+        "With --dataset, ground truth stands beside them. Class-agnostic proposals (DeepMask, "
+        "detectron2's ProposalNetwork) are of one category, object; pictures show them after "
+        "non-maximum suppression.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
@@ -142,7 +143,9 @@ class _Predictions:
                 if names is None or metadata.get("class_split") is not None:
                     model.metadata = metadata
         self._models = dict(zip(_headings(args), models))
-        self._truth = metadata if models[0].proposes else models[0].metadata
+        if chosen and all(model.proposes for model in models):
+            args.parser.error("--categories is for detectors; proposals are of no category")
+        self._truth = next((m.metadata for m in models if not m.proposes), metadata)
         self._coco = CocoPredictions(models[0].metadata if models[0].proposes else metadata)
         self._folder = None if args.output is None else Path(args.output)
         if self._folder is not None:

@@ -60,7 +60,7 @@ class Predictor:
         Args:
             config_file, weights, opts: see :func:`load_model`.
             confidence: instances whose score is lower are left out.
-            categories: names of those to keep; None: all.
+            categories: names of those to keep; None: all. Proposals are kept whatever it says.
 
         Raises:
             FileNotFoundError: if the config file or the checkpoint does not exist.
@@ -76,7 +76,9 @@ class Predictor:
         )
         self._mapper = loaded.mapper
         self._confidence = confidence
-        self._classes = None if categories is None else self._indices(categories)
+        self._classes = None
+        if categories is not None and not self.proposes:
+            self._classes = self._indices(categories)
 
     @torch.no_grad()
     def __call__(self, image: Image, *, rles: bool = False) -> Instances:
@@ -98,7 +100,7 @@ class Predictor:
         """
         with rle_masks(self.model) if rles else nullcontext():
             output = self.model([self._model_input(image)])[0]
-            output = _instances(output["proposals"], rles) if self.proposes else output["instances"]
+            output = _instances(output["proposals"]) if self.proposes else output["instances"]
         kept = output.scores >= self._confidence
         names = self.metadata.get("thing_classes")
         if names:  # categories of the model beyond the data set's had no instance in training
@@ -106,6 +108,9 @@ class Predictor:
         if self._classes is not None:
             kept &= torch.isin(output.pred_classes, self._classes.to(output.pred_classes.device))
         instances: Instances = output[kept].to("cpu")
+        if not rles and instances.has("pred_masks"):
+            # Of a thousand proposals only those that are kept become bitmaps.
+            instances.pred_masks = getattr(instances.pred_masks, "tensor", instances.pred_masks)
         return instances
 
     def draw(
@@ -172,13 +177,12 @@ class Predictor:
         return torch.tensor([names.index(name) for name in categories], dtype=torch.long)
 
 
-def _instances(proposals: Instances, rles: bool) -> Instances:
+def _instances(proposals: Instances) -> Instances:
     """Proposals with the fields of instances."""
     instances = Instances(proposals.image_size)
     instances.pred_boxes = proposals.proposal_boxes
     instances.scores = proposals.objectness_logits.sigmoid()
     instances.pred_classes = torch.zeros_like(instances.scores, dtype=torch.long)
     if proposals.has("pred_masks"):
-        masks = proposals.pred_masks
-        instances.pred_masks = masks if rles else masks.tensor.to(instances.scores.device)
+        instances.pred_masks = proposals.pred_masks
     return instances

@@ -47,8 +47,9 @@ class MaskProposalEvaluator(DatasetEvaluator):
     or its box where it has none. Unlike detectron2's recall of ``box_proposals``, an image without
     a proposal counts.
 
-    Of data to train on, which were registered without masks of B and boxes of C, there are figures
-    of what is left: ``box_proposals_A``, ``_B`` and ``mask_proposals_A``.
+    Of data to train on, which were registered without masks of B and boxes of C, there are no
+    figures, because what is not there claims no proposal and recall of the rest would be too high;
+    the files are written.
     """
 
     def __init__(
@@ -67,33 +68,16 @@ class MaskProposalEvaluator(DatasetEvaluator):
                 masks.
 
         Raises:
-            ValueError: if the split does not fit the data set's categories, or is another than
-                what was left out of it goes by.
+            ValueError: if the split does not fit the data set's categories.
         """
         self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
-        metadata = MetadataCatalog.get(dataset_name)
-        declared = class_split_of(dataset_name)
-        split = class_split or declared
-        subsets: dict[str, list[int] | None] = {"": None}
+        split = class_split or class_split_of(dataset_name)
+        self._subsets: dict[str, list[int] | None] = {"": None}
         if split is not None:
-            for letter, ids in split.indices_of_sets(metadata.thing_classes).items():
-                subsets[f"_{letter}"] = ids
-        self._subsets = {"box_proposals": subsets, "mask_proposals": subsets}
-        if declared is not None and metadata.get("has_masks_of_boxes_only") is False:
-            if split != declared:
-                raise ValueError(
-                    f"data set '{dataset_name}' was registered without the masks of set B of split "
-                    f"'{declared.name}', so there is no recall of the sets of another; register "
-                    "it with keep_masks=True."
-                )
-            for task, sets in (("box_proposals", "AB"), ("mask_proposals", "A")):
-                self._subsets[task] = {f"_{s}": subsets[f"_{s}"] for s in sets}
-            logger.info(
-                "Data set '%s' was registered without the masks of set B%s, so there is no recall "
-                "of them; its proposals are complete.",
-                dataset_name,
-                " and the boxes of set C" if declared.labels_only else "",
-            )
+            classes = MetadataCatalog.get(dataset_name).thing_classes
+            for letter, ids in split.indices_of_sets(classes).items():
+                self._subsets[f"_{letter}"] = ids
+        self._is_complete = not _lost_annotations(dataset_name)
         self._name, self._output_dir = dataset_name, output_dir
         self._found: dict[str, dict[int | str, Overlaps]] = {}
         self._spool: ProposalSpool | None = None
@@ -128,11 +112,17 @@ class MaskProposalEvaluator(DatasetEvaluator):
         self._spool = None
         if not comm.is_main_process():
             return {}
+        if not self._is_complete:
+            logger.info(
+                f"Data set '{self._name}' was registered without the masks of set B, as data to "
+                "train on are: no recall of its proposals."
+            )
+            return {}
         results = {}
         for task in ("box_proposals", "mask_proposals"):
             found = dict(itertools.chain(*(f[task].items() for f, _ in gathered)))
             if found:
-                for suffix, categories in self._subsets[task].items():
+                for suffix, categories in self._subsets.items():
                     results[f"{task}{suffix}"] = average_recalls(list(found.values()), categories)
         names = list(next(iter(results.values()), {}))
         table = [[task, *(figures[n] for n in names)] for task, figures in results.items()]
@@ -151,6 +141,16 @@ class MaskProposalEvaluator(DatasetEvaluator):
         write_coco_proposals(str(folder / "coco_proposals.json"), ProposalSpool.read(spools))
         for path in spools:
             path.unlink()
+
+
+def _lost_annotations(dataset_name: str | None) -> bool:
+    """Whether a data set, or one that it is made of, was registered without those of B or C."""
+    while dataset_name is not None:
+        metadata = MetadataCatalog.get(dataset_name)
+        if metadata.get("declared_split") and metadata.get("has_masks_of_boxes_only") is False:
+            return True
+        dataset_name = metadata.get("base_dataset")
+    return False
 
 
 def _box_overlaps(proposals: ImageProposals, record: dict[str, Any]) -> Overlaps:

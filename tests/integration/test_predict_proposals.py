@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import tiny_cfg, write_coco
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 from PIL import Image
@@ -16,7 +17,7 @@ from maskx_d2 import ClassSplit, model_zoo
 from maskx_d2.cli import main
 from maskx_d2.data import register_partial
 from maskx_d2.engine import Predictor
-from maskx_d2.visualization import draw_instances
+from maskx_d2.visualization import draw_annotations, draw_instances
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -101,7 +102,37 @@ def test_the_command_beside_ground_truth(trained, pets, tmp_path, capsys):
     assert first.size == second.size and first.size[0] > 2 * 64, "ground truth stands beside it"
     with pytest.raises(SystemExit):
         main([*argv, "--categories", "cat", str(pets)])
-    assert "no category 'cat'; it has object" in capsys.readouterr().err
+    assert "proposals are of no category" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("detector_first", [True, False])
+def test_beside_a_detector(trained, pets, tmp_path, detector_first):
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+        *("DATASETS.TEST", ("pets_split",), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+    )
+    folder = tmp_path / "detector"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+    models = [trained, (str(folder / "config.yaml"), str(folder / "model_final.pth"))]
+    first, second = models[::-1] if detector_first else models
+    argv = ["predict", "--config-file", first[0], "--weights", first[1], "--compare", *second]
+    argv += ["--confidence", "0", "--categories", "cat", "--dataset", "pets", "--limit", "1"]
+    argv += ["--output", str(tmp_path / "pictures"), "--json", str(tmp_path / "found.json")]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    expected = {"cat", "dog", "cup", "car"} if detector_first else {"object"}
+    assert {c["name"] for c in found["categories"]} == expected
+    (picture,) = (tmp_path / "pictures").iterdir()
+    colors = {tuple(c) for c in np.asarray(Image.open(picture)).reshape(-1, 3).tolist()}
+    truth = draw_annotations(
+        Predictor.rgb(str(pets / "0.png")),
+        DatasetCatalog.get("pets")[0]["annotations"],
+        MetadataCatalog.get("pets_split"),
+        scale=None,
+    )
+    assert {tuple(c) for c in truth.reshape(-1, 3).tolist()} <= colors, "B's colour in the truth"
 
 
 def test_a_classifier_of_images_is_refused(tmp_path):

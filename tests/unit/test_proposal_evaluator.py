@@ -168,35 +168,29 @@ def test_files_are_read_by_detectron2_and_by_pycocotools(pets, tmp_path):
     assert coco_eval.stats[8] == pytest.approx(0.5)  # AR@100
 
 
-def test_data_to_train_on_have_recall_of_what_is_left(pets, tmp_path, caplog):
-    json_file, content = pets
-    register(json_file, content)
-    complete = evaluate(output_dir=str(tmp_path / "complete"), wanted=(0, 1, 2))
+def test_data_to_train_on_have_files_and_no_recall(pets, tmp_path, caplog):
+    register(*pets)
+    evaluate(output_dir=str(tmp_path / "complete"), wanted=(0, 1, 2))
     register_partial("pets_training", base="pets", split=SPLIT)
     three = ClassSplit("grades", {"cat", "dog"}, {"cup"}, {"car"})
     register_partial("pets_grades", base="pets", split=three)
-    for name, loses in (("pets_training", "set B,"), ("pets_grades", "set B and the boxes of set")):
+    register_partial("pets_again", base="pets_training")
+    for name in ("pets_training", "pets_grades", "pets_again"):
         caplog.clear()
-        with caplog.at_level("INFO"):
-            evaluator = MaskProposalEvaluator(name, output_dir=str(tmp_path / name))
-        assert f"'{name}' was registered without the masks of {loses}" in caplog.text
+        evaluator = MaskProposalEvaluator(name, output_dir=str(tmp_path / name))
         for record in DatasetCatalog.get("pets_partial"):
             evaluator.process([record], [perfect(record, wanted=(0, 1, 2))])
-        results = evaluator.evaluate()
-        assert set(results) == {"box_proposals_A", "box_proposals_B", "mask_proposals_A"}
-        assert results["mask_proposals_A"] == pytest.approx(
-            complete["mask_proposals_A"], nan_ok=True
-        )
-        assert results["box_proposals_B"]["AR@10"] == (50 if name == "pets_training" else 100)
+        with caplog.at_level("INFO"):
+            assert evaluator.evaluate() == {}
+        assert f"'{name}' was registered without the masks of set B" in caplog.text
         for file in ("coco_proposals.json", "box_proposals.pkl"):
             written, expected = (tmp_path / each / file for each in (name, "complete"))
             assert written.read_bytes() == expected.read_bytes()
-
-
-def test_no_recall_of_sets_that_are_not_those_of_what_was_left_out(pets):
-    register(*pets, keep_masks=False)
-    with pytest.raises(ValueError, match=r"set B of split 'pets'.*keep_masks=True"):
-        MaskProposalEvaluator("pets_partial", class_split=SPLIT.swapped("other"))
+    register_partial("pets_some_masks", base="pets")
+    evaluator = MaskProposalEvaluator("pets_some_masks")
+    for record in DatasetCatalog.get("pets_partial"):
+        evaluator.process([record], [perfect(record)])
+    assert evaluator.evaluate()["mask_proposals"]["AR@100"] == 100
 
 
 def test_proposals_wait_in_files_and_not_in_memory(pets, tmp_path):

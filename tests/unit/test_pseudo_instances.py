@@ -60,13 +60,18 @@ def test_instances_are_paired_one_to_one(benchmark):
 def test_a_crowd_is_neither_right_nor_wrong(benchmark):
     real = content(rectangle(2, 0, 0, 20, 20), rectangle(2, 40, 40, 60, 60, iscrowd=1))
     made = content(
-        rectangle(2, 0, 0, 20, 20, mask_source="wise"),
+        rectangle(2, 0, 0, 20, 14, mask_source="wise"),
         rectangle(2, 45, 45, 10, 10, mask_source="wise"),
         rectangle(2, 10, 80, 40, 10, mask_source="wise"),  # a quarter of it in the crowd
     )
     found = benchmark.compare(made, real, {"mango"})
-    np.testing.assert_allclose(found.ious, [1, 0])
-    assert found.real == 1
+    np.testing.assert_allclose(found.ious, [0.7, 0, 0])
+    figures = benchmark.figures(found)
+    assert figures["objects"] == 1
+    assert figures["precision 0.5"] == 50
+    # One in the crowd that touches an object is its partner, but not where it does not fit.
+    real["annotations"].append(rectangle(2, 30, 45, 16, 10))
+    assert benchmark.figures(benchmark.compare(made, real, {"mango"}))["precision 0.5"] == 50
 
 
 def test_boxes_are_compared_apart_from_masks(benchmark):
@@ -76,10 +81,22 @@ def test_boxes_are_compared_apart_from_masks(benchmark):
         rectangle(2, 45, 45, 10, 10, mask_source="wise"),
     )
     made["annotations"][0]["bbox"] = [0, 0, 20, 20]
-    assert benchmark.compare(made, real, {"mango"}).ious.tolist() == [0.5]
-    assert benchmark.compare(made, real, {"mango"}, boxes=True).ious.tolist() == [1]
+    assert benchmark.compare(made, real, {"mango"}).ious.tolist() == [0.5, 0]
+    assert benchmark.compare(made, real, {"mango"}, boxes=True).ious.tolist() == [1, 0]
 
 
 def test_an_image_without_an_instance_counts(benchmark):
     found = benchmark.compare(content(), content(rectangle(2, 0, 0, 20, 20)), {"mango"})
     assert benchmark.figures(found)["mean IoU of objects"] == 0
+
+
+def test_what_there_is_nothing_of(benchmark):
+    boxed = rectangle(2, 0, 0, 20, 20)
+    del boxed["segmentation"]
+    made = content(rectangle(2, 0, 0, 20, 20, mask_source="wise"))
+    by_mask = benchmark.figures(benchmark.compare(made, content(boxed), {"mango"}))
+    assert by_mask["objects"] == 0 and np.isnan(by_mask["recall 0.5"])
+    by_box = benchmark.compare(made, content(boxed), {"mango"}, boxes=True)
+    assert benchmark.figures(by_box)["recall 0.75"] == 100
+    nothing = benchmark.figures(benchmark.compare(content(), content(boxed), {"mango"}, True))
+    assert nothing["recall 0.5"] == 0 and np.isnan(nothing["precision 0.5"])

@@ -37,6 +37,7 @@ setup(
         "numpy",
         "pycocotools",
         "scipy",
+        "shapely",  # detectron2 cuts polygons with it and does not require it
         "shtab",
         "tabulate",
         "tqdm",

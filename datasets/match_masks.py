@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from maskx_d2._files import written_whole
 from maskx_d2.cli.sources import SPLITS, find_source
 from maskx_d2.data import has_mask
 
@@ -67,14 +68,19 @@ def main() -> None:
     source = find_source(args)
     if source.json_file is None:
         parser.error(f"'{args.dataset}' is no COCO JSON file on this machine")
+    if args.output.exists() and args.output.samefile(source.json_file):
+        parser.error(
+            "--output is the data set itself, whose masks would be lost; name another file"
+        )
     content = json.loads(Path(source.json_file).read_text(encoding="utf-8"))
     names = [c["name"] for c in content["categories"]]
     split = source.split(names) if callable(source.split) else source.split
     split.indices(names)
     matched, kept = match_masks(content, split.with_masks, args.seed)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(matched), encoding="utf-8")
-    total = sum(map(has_mask, content["annotations"]))
+    with written_whole(args.output) as unfinished:
+        unfinished.write_text(json.dumps(matched), encoding="utf-8")
+    total = sum(not a.get("iscrowd", 0) and has_mask(a) for a in content["annotations"])
     sys.stdout.write(f"{args.output}: {kept} of {total} masks, as many as set A has.\n")
 
 

@@ -51,7 +51,7 @@ def add_maskx_config(cfg: CfgNode) -> None:
     cfg.MODEL.MASKX.MASK_TRUNK = ""
     cfg.MODEL.MASKX.MASK_TRUNK_DEPTH = 1
     # What the mask head is trained on: "proposals", as in Mask R-CNN, or "ground_truth" boxes,
-    # whose sides are moved at random by up to MASK_ROI_JITTER of the box's size.
+    # whose sides are each moved at random by up to half of MASK_ROI_JITTER of the box's size.
     cfg.MODEL.MASKX.MASK_ROIS = "proposals"
     cfg.MODEL.MASKX.MASK_ROI_JITTER = 0.0
     # Learn from boxes that have no mask: that the mask reaches the box's sides, that neighbouring

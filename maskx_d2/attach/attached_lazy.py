@@ -77,9 +77,10 @@ def _add_mask_head(roi_heads: Any) -> None:
 def _read_partial_masks(dataloader: Any) -> None:
     """In place of detectron2's own mapper and evaluator; one's own is left alone."""
     mapper = OmegaConf.select(dataloader, "train.mapper")
-    if mapper is not None and target_class(mapper) is DatasetMapper:
+    target = None if mapper is None else target_class(mapper)
+    if target is DatasetMapper:
         mapper._target_ = PartialMaskDatasetMapper
-    if mapper is not None:
+    if isinstance(target, type) and issubclass(target, DatasetMapper):
         mapper.use_instance_mask = True
     evaluator = dataloader.get("evaluator")
     if evaluator is not None and target_class(evaluator) is COCOEvaluator:

@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--weights", required=True, help="the checkpoint, .pth or .pkl")
     parser.add_argument("--output", required=True, help="the checkpoint to write, .pth")
-    where = "a data set's name, a file with a name a line or a JSON list, or 'name,name'"
+    where = "a data set's name, a file with a name a line or a JSON list, 'name,name' or 'name,'"
     parser.add_argument("--to", required=True, metavar="NAMES", help=f"new categories: {where}")
     parser.add_argument(
         "--from",
@@ -95,8 +95,11 @@ def _names(said: str) -> list[str]:
     if "," not in said:
         close = get_close_matches(said, DatasetCatalog.list(), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "."
-        raise ValueError(f"'{said}' is no registered data set and no file{hint}")
-    return [name.strip() for name in said.split(",")]
+        raise ValueError(
+            f"'{said}' is no registered data set and no file{hint} A single category is written "
+            f"'{said},'."
+        )
+    return [name.strip() for name in said.removesuffix(",").split(",")]
 
 
 def _describe(surgery: Surgery, output: str) -> None:

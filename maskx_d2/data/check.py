@@ -242,10 +242,11 @@ def _read_images(
         if (
             append_numbers(size, (image.get("height"), image.get("width"))) < 0
             or not 0 < min(size) <= max(size) < math.inf
+            or any(side % 1 for side in size)
         ):
             message = (
                 f"its height is {image.get('height')!r} and its width {image.get('width')!r}; "
-                "both must be a number of pixels."
+                "both must be a whole number of pixels."
             )
             log.add("image_entry", message, image_id, file_name=known_name)
             size = array("d", (math.nan, math.nan))

@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-from pycocotools import mask as mask_util
 
 from .coco_reader import read_images, read_section
 from .image_labels import keep_labels_only, read_labels
 from .partial_masks import has_mask, mask_weight, usable_polygons
+from .rle import compressed, wrong_runs
 
 __all__ = ["add_annotations", "contiguous_ids", "is_box", "load_coco_json"]
 
 logger = logging.getLogger(__name__)
+
+_RLES_AT_ONCE = 10_000
 
 
 def load_coco_json(
@@ -53,10 +55,11 @@ def load_coco_json(
 
     Returns:
         dataset dicts in the order of the image ids. Instances without a usable mask have no
-        ``segmentation`` key; each has the file's annotation id under ``id``, and masks that count
-        less than others their ``mask_weight``. All have ``image_labels``, see
-        :mod:`~maskx_d2.data.image_labels`, if there are ``labels_only``, or an image of the file
-        says ``image_labels`` (a list of the file's category ids); else none has.
+        ``segmentation`` key; each has the file's annotation id under ``id``. Masks that count less
+        than others have their ``mask_weight``, and masks that were made their ``mask_source``. All
+        images have ``image_labels``, see :mod:`~maskx_d2.data.image_labels`, if there are
+        ``labels_only``, or an image of the file says ``image_labels`` (a list of the file's
+        category ids); else none has.
 
     Raises:
         ValueError: if an annotation or an image can't be used; it says which, and why.
@@ -103,6 +106,7 @@ def add_annotations(
     labelled = bool(labels_only) or any("image_labels" in r for r in records.values())
     with _without_garbage_collection():
         ids, orphans = array("q"), []
+        rles: list[tuple[str, dict[str, Any]]] = []
         for annotation in read_section(json_file, "annotations", progress=comm.is_main_process()):
             where = (
                 f"{json_file}: annotation {annotation.get('id')} of image "
@@ -110,6 +114,10 @@ def add_annotations(
             )
             instance = _instance(annotation, contiguous, without_masks, where)
             ids.append(instance["id"])
+            if isinstance(instance.get("segmentation"), dict):
+                rles.append((where, instance["segmentation"]))
+                if len(rles) == _RLES_AT_ONCE:
+                    _check_runs(rles)
             record = records.get(annotation.get("image_id"))
             if record is None:
                 orphans.append(instance["id"])
@@ -117,6 +125,7 @@ def add_annotations(
                 record.setdefault("image_labels", []).append(instance["category_id"])
             else:
                 record["annotations"].append(instance)
+        _check_runs(rles)
     _check_unique(ids, json_file)
     if orphans:
         logger.warning(
@@ -160,24 +169,35 @@ def _instance(
     }
     try:
         masked = instance["category_id"] not in boxes_only and has_mask(annotation)
+        segmentation = _read(annotation["segmentation"]) if masked else None
         weight = mask_weight(annotation)
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from e
     if masked:
-        segmentation = annotation["segmentation"]
-        if not isinstance(segmentation, dict):
-            segmentation = usable_polygons(segmentation)
-        elif isinstance(segmentation["counts"], list):
-            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
         instance["segmentation"] = segmentation
         if weight < 1:
             instance["mask_weight"] = weight
+        if annotation.get("mask_source") is not None:
+            instance["mask_source"] = annotation["mask_source"]
     if annotation.get("keypoints"):
         # COCO's keypoints are indices of pixels; detectron2's are points of the plane.
         instance["keypoints"] = [
             v if i % 3 == 2 else v + 0.5 for i, v in enumerate(annotation["keypoints"])
         ]
     return instance
+
+
+def _read(segmentation: Any) -> Any:
+    """What can be used of the polygons, or the RLE as it takes the least memory."""
+    is_rle = isinstance(segmentation, dict)
+    return compressed(segmentation) if is_rle else usable_polygons(segmentation)
+
+
+def _check_runs(rles: list[tuple[str, dict[str, Any]]]) -> None:
+    """Many at a time, because one alone takes as long as some hundred others with it."""
+    for i, problem in wrong_runs([rle for _, rle in rles]):
+        raise ValueError(f"{rles[i][0]}: {problem}")
+    rles.clear()
 
 
 def is_box(box: Any) -> bool:

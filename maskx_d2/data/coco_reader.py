@@ -113,7 +113,8 @@ def read_images(
     The images of a COCO JSON file, each with ``id``, ``file_name``, ``height`` and ``width``.
 
     Raises:
-        ValueError: if an image lacks one of them, or two share an id.
+        ValueError: if an image lacks one of them, its size is not of whole pixels, or two share
+            an id.
     """
     seen = set()
     for image in read_section(json_file, "images", progress=progress):
@@ -123,7 +124,18 @@ def read_images(
         if image["id"] in seen:
             raise ValueError(f"{json_file}: two images have the id {image['id']}.")
         seen.add(image["id"])
+        for key in ("height", "width"):
+            image[key] = _pixels(image[key], f"{json_file}: image {image['id']}", key)
         yield image
+
+
+def _pixels(value: Any, where: str, key: str) -> int:
+    """A number of them; tools that keep tables write 480.0."""
+    if type(value) is int:
+        return value
+    if not isinstance(value, float) or not value.is_integer():
+        raise ValueError(f"{where} has a {key} of {value!r:.40}, not a whole number of pixels.")
+    return int(value)
 
 
 class _CountingReader:

@@ -11,9 +11,10 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
-from pycocotools.mask import encode, frPyObjects
+from pycocotools.mask import encode
 
 from .partial_masks import box_polygon, has_mask, mask_weight, usable_polygons
+from .rle import checked
 
 __all__ = ["PartialMaskDatasetMapper"]
 
@@ -67,6 +68,7 @@ class PartialMaskDatasetMapper(DatasetMapper):
         annotations = [a for a in dataset_dict.pop("annotations") if not a.get("iscrowd", 0)]
         supervised = [_provide_mask(a, dataset_dict) for a in annotations]
         weights = [a.pop("mask_weight", 1.0) for a in annotations]
+        guessed = [a.get("mask_source") is not None for a in annotations]
         # RLE can't become polygons. Containers may differ from image to image, so nothing is lost.
         has_rle = any(isinstance(a["segmentation"], dict) for a in annotations)
         mask_format = "bitmask" if has_rle else self.instance_mask_format
@@ -77,23 +79,27 @@ class PartialMaskDatasetMapper(DatasetMapper):
                 image_shape,
                 keypoint_hflip_indices=self.keypoint_hflip_indices,
             )
-            if real and isinstance(annotation["segmentation"], list):
-                annotation["segmentation"] = _clip(annotation["segmentation"], image_shape)
+            mask = annotation["segmentation"]
+            if isinstance(mask, np.ndarray):  # of RLE; crops pad with 255, which is no object
+                annotation["segmentation"] = mask == 1
+            elif real:
+                annotation["segmentation"] = _clip(mask, image_shape)
         instances = utils.annotations_to_instances(
             annotations, image_shape, mask_format=mask_format
         )
         if annotations:
             # A mask that left the image or slipped through a coarse grid is none; its box stays.
             instances.gt_has_mask = torch.tensor(supervised) & instances.gt_masks.nonempty()
+            if self.recompute_boxes:
+                # After a crop, the tight box of what is left of an object comes from its mask.
+                # Without a real mask, the clipped box is the best there is.
+                tight = instances.gt_masks.get_bounding_boxes().tensor
+                boxes = instances.gt_boxes.tensor
+                known = instances.gt_has_mask & ~torch.tensor(guessed)
+                boxes[known] = tight[known].to(boxes.dtype)
             if min(weights) < 1:  # else no random number is drawn
                 counts = np.random.random(len(weights)) < np.array(weights)
                 instances.gt_has_mask &= torch.from_numpy(counts)
-            if self.recompute_boxes:
-                # After a crop, the tight box of what is left of an object comes from its mask.
-                # Without a mask, the clipped box is the best there is.
-                tight = instances.gt_masks.get_bounding_boxes().tensor
-                boxes = instances.gt_boxes.tensor
-                boxes[instances.gt_has_mask] = tight[instances.gt_has_mask].to(boxes.dtype)
         dataset_dict["instances"] = utils.filter_empty_instances(instances, by_mask=False)
 
 
@@ -107,20 +113,24 @@ def _provide_mask(annotation: dict[str, Any], dataset_dict: dict[str, Any]) -> b
         raise ValueError(f"{where}: {e}") from e
     if isinstance(segmentation, (list, tuple)):
         polygons = [np.asarray(p, dtype=np.float64) for p in usable_polygons(segmentation)]
+        if not all(np.isfinite(p).all() for p in polygons):
+            raise ValueError(f"{where}: a polygon has a coordinate that is no finite number.")
         polygons = [p for p in polygons if _has_area(p)]
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
         annotation["segmentation"] = polygons or [box_polygon(box)]
         return bool(polygons)
-    if isinstance(segmentation, np.ndarray):  # which detectron2 transforms as RLE only
-        segmentation = encode(np.asfortranarray(segmentation, dtype=np.uint8))
+    try:
+        if isinstance(segmentation, np.ndarray):  # which detectron2 transforms as RLE only
+            segmentation = encode(np.asfortranarray(segmentation, dtype=np.uint8))
+        segmentation = checked(segmentation)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from e
     size = (dataset_dict["height"], dataset_dict["width"])
     if tuple(segmentation["size"]) != size:
         raise ValueError(
             f"{where}: the mask is of {tuple(segmentation['size'])} pixels (height, width), but "
             f"the image of {size}; correct the mask or take it out."
         )
-    if isinstance(segmentation["counts"], list):
-        segmentation = frPyObjects(segmentation, *size)
     annotation["segmentation"] = segmentation
     return True
 
@@ -141,6 +151,8 @@ def _clip(
     clipped = []
     for polygon in polygons:
         points = polygon.reshape(-1, 2)
-        inside = (points >= 0).all() and (points <= (width, height)).all()
-        clipped += [points] if inside else image.apply_polygons([points])
+        # Resizing moves points on the border out by the last digits of a number.
+        near = np.clip(points, 0, (width, height))
+        inside = np.abs(points - near).max() < 1e-6
+        clipped += [near] if inside else image.apply_polygons([points])
     return [points.reshape(-1) for points in clipped]

@@ -6,13 +6,15 @@ Polygons and RLE are read as COCO has them. Nothing is decoded into pixels.
 
 from __future__ import annotations
 
-import re
 from array import array
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_api
+
+from .partial_masks import has_counts
+from .rle import areas, compressed, wrong_runs
 
 __all__ = ["MaskBatch", "append_numbers"]
 
@@ -22,8 +24,6 @@ _Floats = npt.NDArray[np.float64]
 Problem = tuple[str, str]
 
 _MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
-_AREAS_AT_ONCE = 255  # pycocotools 2.0 with numpy 2 overflows a byte with more
-_COMPRESSED_RLE = re.compile(rb"[0-o]+")  # COCO's alphabet: 64 characters from "0"
 
 
 def append_numbers(numbers: array[float], values: Any) -> int:
@@ -80,7 +80,7 @@ class MaskBatch:
             bitmask = np.asfortranarray(segmentation != 0, dtype=np.uint8)
             segmentation = mask_api.encode(bitmask)
         if isinstance(segmentation, dict):
-            if not segmentation:
+            if not has_counts(segmentation):
                 return False, None
             return self._add_rle(number, segmentation, height, width)
         return False, (
@@ -135,41 +135,18 @@ class MaskBatch:
     def _add_rle(
         self, number: int, rle: dict[str, Any], height: float, width: float
     ) -> tuple[bool, Problem | None]:
-        size, counts = rle.get("size"), rle.get("counts")
-        if (
-            not isinstance(size, (list, tuple))
-            or len(size) != 2
-            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size)
-        ):
-            return False, (
-                "malformed_mask",
-                f"the RLE's size is {_shown(size)}, which is not a height and a width.",
-            )
+        try:
+            readable = compressed(rle)
+        except ValueError as e:
+            return False, ("malformed_mask", str(e))
+        size = readable["size"]
         if (height == height and size[0] != height) or (width == width and size[1] != width):
             return True, (
                 "rle_size",
                 f"the RLE is for an image of {size[1]} x {size[0]} pixels, but the image has "
                 f"{width:.0f} x {height:.0f}.",
             )
-        if isinstance(counts, list):
-            if not all(isinstance(n, int) and n >= 0 for n in counts):
-                return False, ("malformed_mask", "the RLE's counts are not all run lengths.")
-            if sum(counts) != size[0] * size[1]:
-                return False, _wrong_sum(sum(counts), size)
-            counts = mask_api.frPyObjects({"size": size, "counts": counts}, *size)["counts"]
-        if isinstance(counts, str):
-            counts = counts.encode("utf-8", errors="surrogatepass")
-        if (
-            not isinstance(counts, bytes)
-            or not _COMPRESSED_RLE.fullmatch(counts)
-            or (counts[-1] - 48) & 32  # the last number goes on
-        ):
-            return False, (
-                "malformed_mask",
-                f"the RLE's counts are {_shown(rle.get('counts'))}, which COCO's RLE can't be; the "
-                "segmentation may have been cut off.",
-            )
-        self._rles.append({"size": [int(n) for n in size], "counts": counts})
+        self._rles.append(readable)
         self._rle_numbers.append(number)
         return True, None
 
@@ -204,67 +181,19 @@ class MaskBatch:
             boxes = np.asarray(mask_api.toBbox(self._rles), dtype=np.float64)
             boxes[:, 2:] += boxes[:, :2]
             numbers = np.array(self._rle_numbers)
-            without_pixels = np.concatenate(
-                [
-                    np.asarray(mask_api.area(self._rles[i : i + _AREAS_AT_ONCE])) == 0
-                    for i in range(0, len(self._rles), _AREAS_AT_ONCE)
-                ]
-            )
+            without_pixels = areas(self._rles) == 0
             boxes[without_pixels] = np.nan
             extents[numbers] = boxes
             empty[numbers] = without_pixels
         return extents, empty, problems
 
     def _remove_broken_rles(self) -> list[tuple[int, Problem]]:
-        if not self._rles:
-            return []
-        sums = _run_length_sums([rle["counts"] for rle in self._rles])
-        pixels = np.array([rle["size"][0] * rle["size"][1] for rle in self._rles])
-        right = sums == pixels
-        problems = [
-            (self._rle_numbers[i], _wrong_sum(int(sums[i]), self._rles[i]["size"]))
-            for i in np.flatnonzero(~right)
-        ]
-        self._rles = [rle for rle, keep in zip(self._rles, right) if keep]
-        self._rle_numbers = [number for number, keep in zip(self._rle_numbers, right) if keep]
+        wrong = dict(wrong_runs(self._rles))
+        problems = [(self._rle_numbers[i], ("malformed_mask", wrong[i])) for i in wrong]
+        kept = [i for i in range(len(self._rles)) if i not in wrong]
+        self._rles = [self._rles[i] for i in kept]
+        self._rle_numbers = [self._rle_numbers[i] for i in kept]
         return problems
-
-
-def _run_length_sums(strings: list[bytes]) -> npt.NDArray[np.int64]:
-    """
-    How many pixels each compressed RLE speaks of: the sum of its run lengths.
-
-    pycocotools does not tell, and reads beyond the end of what was cut off.
-    """
-    codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
-    # Characters → numbers: 5 bits each, the lowest first; bit 5 says that the number goes on,
-    # bit 4 of the last is its sign.
-    last = codes & 32 == 0
-    number = np.cumsum(last) - last
-    first = np.flatnonzero(np.r_[True, last[:-1]])
-    place = np.minimum(5 * (np.arange(len(codes)) - first[number]), 55)
-    numbers = np.add.reduceat((codes & 31) << place, first)
-    negative = codes[last] & 16 != 0
-    numbers -= np.where(negative, np.int64(1) << (place[last] + 5), 0)
-    # Numbers → run lengths: from the fourth on, each is a difference to the last but one. So
-    # number i counts once for run i and once for every second run after it.
-    ends = np.cumsum([len(s) for s in strings])
-    string_ends = np.cumsum(last)[ends - 1]
-    string_starts = np.r_[0, string_ends[:-1]]
-    lengths = string_ends - string_starts
-    i = np.arange(len(numbers)) - np.repeat(string_starts, lengths)
-    times = (np.repeat(lengths, lengths) - 1 - i) // 2 + 1
-    times[i == 0] = 1
-    sums: npt.NDArray[np.int64] = np.add.reduceat(numbers * times, string_starts)
-    return sums
-
-
-def _wrong_sum(total: int, size: Any) -> Problem:
-    return (
-        "malformed_mask",
-        f"the RLE's runs are {total} pixels long in all, but its size {list(size)} makes "
-        f"{size[0] * size[1]}.",
-    )
 
 
 def _shown(value: Any, limit: int = 40) -> str:

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-__all__ = ["box_polygon", "drop_masks", "encode_mask", "has_mask", "mask_weight"]
+__all__ = [
+    "box_polygon",
+    "drop_masks",
+    "encode_mask",
+    "has_counts",
+    "has_mask",
+    "mask_weight",
+    "usable_polygons",
+]
 
 _MIN_POLYGON_COORDINATES = 6  # three points: fewer enclose no area
 
@@ -22,8 +30,9 @@ def has_mask(annotation: dict[str, Any]) -> bool:
     """
     Whether an instance annotation carries a mask that can be used.
 
-    A missing key, ``None``, an empty list and polygons that all have fewer than 3 points mean
-    that there is none. RLE dicts and (H, W) bitmask arrays count as masks.
+    A missing key, ``None``, an empty list, polygons that all have fewer than 3 points and an RLE
+    dict with empty ``counts`` mean that there is none. Other RLE dicts and (H, W) bitmask arrays
+    count as masks; whether an RLE can be read, :func:`~maskx_d2.data.rle.checked` finds out.
 
     Raises:
         ValueError: if ``segmentation`` is something else.
@@ -33,12 +42,19 @@ def has_mask(annotation: dict[str, Any]) -> bool:
         return False
     if isinstance(segmentation, (list, tuple)):
         return any(_is_polygon(p) for p in segmentation)
-    if isinstance(segmentation, (dict, np.ndarray)):
+    if isinstance(segmentation, dict):
+        return has_counts(segmentation)
+    if isinstance(segmentation, np.ndarray):
         return len(segmentation) > 0
     raise ValueError(
         f"the segmentation is {segmentation!r:.40}, neither polygons nor RLE; leave it out where "
         "there is no mask."
     )
+
+
+def has_counts(rle: dict[str, Any]) -> bool:
+    """Whether an RLE dict says anything: some tools write one with empty ``counts`` for a box."""
+    return len(rle) > 0 and rle.get("counts", "missing") not in ("", b"", [])
 
 
 def mask_weight(annotation: dict[str, Any]) -> float:
@@ -84,7 +100,11 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def _is_polygon(polygon: Any) -> bool:
-    if not hasattr(polygon, "__len__") or isinstance(polygon, (str, dict)):
+    if (
+        not hasattr(polygon, "__len__")
+        or isinstance(polygon, (str, dict))
+        or (len(polygon) and not isinstance(polygon[0], (int, float, np.number)))
+    ):
         raise ValueError(
             f"a polygon is {polygon!r:.40}, not a list of numbers; write a segmentation as "
             "[[x1, y1, x2, y2, x3, y3, ...], ...]."

@@ -40,6 +40,7 @@ class TrainLoader:
 
     Attributes:
         start_iter: the iteration whose batch comes first when the loader is iterated over.
+        mapper: makes the samples.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class TrainLoader:
             dataset = DatasetFromList(dataset, copy=False)
         self.start_iter = 0
         self._dataset = dataset
-        self._mapper = mapper
+        self.mapper = mapper
         self._is_iterable = isinstance(dataset, IterableDataset)
         self._sampler = sampler
         if sampler is None and not self._is_iterable:
@@ -90,14 +91,14 @@ class TrainLoader:
 
     def _build(self) -> Any:
         if self._is_iterable:
-            return build_detection_train_loader(self._dataset, mapper=self._mapper, **self._kwargs)
+            return build_detection_train_loader(self._dataset, mapper=self.mapper, **self._kwargs)
         stream = ToIterableDataset(
             _Positioned(self._dataset),
             _Stream(self._sampler, *self._position_of(self.start_iter)),
             # With grouping, workers take turns sample by sample, and the order is the stream's.
             shard_chunk_size=1 if self._grouping else self._batch_size,
         )
-        mapper = SeededMapper(self._mapper, self._seed)
+        mapper = SeededMapper(self.mapper, self._seed)
         return build_detection_train_loader(stream, mapper=mapper, **self._kwargs)
 
     def _position_of(self, iteration: int) -> tuple[list[tuple[int, int]], int]:
@@ -172,14 +173,14 @@ class SeededMapper:
             mapper: of one dataset dict.
             seed: of all of them.
         """
-        self._mapper, self._seed = mapper, seed
+        self.mapper, self._seed = mapper, seed
         self._rank = comm.get_rank()  # not known in worker processes
 
     def __call__(self, sample: tuple[int, dict[str, Any]]) -> Any:
         """Map a record that comes with its position in the stream."""
         position, record = sample
         seed_all_rng(derived_seed(self._seed, self._rank, position))
-        return self._mapper(record)
+        return self.mapper(record)
 
 
 @contextmanager

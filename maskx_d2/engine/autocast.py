@@ -1,11 +1,17 @@
-"""Mixed precision where there is no GPU."""
+"""Mixed precision, with a GPU and without."""
 
 from __future__ import annotations
 
-import torch
-from detectron2.engine import SimpleTrainer
+from typing import Any
 
-__all__ = ["CPUAutocastTrainer"]
+import torch
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from torch import nn
+from torch.optim import Optimizer
+
+from ..modeling.exact_pooling import pool_exactly
+
+__all__ = ["CPUAutocastTrainer", "GPUAutocastTrainer"]
 
 
 class CPUAutocastTrainer(SimpleTrainer):
@@ -15,7 +21,12 @@ class CPUAutocastTrainer(SimpleTrainer):
     It is to CPUs what detectron2's :class:`AMPTrainer`, which insists on CUDA, is to GPUs. Since
     bfloat16 has the range of float32, there is no gradient scaler, and checkpoints are those of
     :class:`SimpleTrainer`. CPUs without instructions for bfloat16 gain nothing.
+
+    RoIs are pooled in float32, whichever ROI heads the model has: see :func:`pool_exactly`.
     """
+
+    def __init__(self, model: nn.Module, data_loader: Any, optimizer: Optimizer) -> None:
+        super().__init__(pool_exactly(model), data_loader, optimizer)
 
     def run_step(self) -> None:
         """See :meth:`SimpleTrainer.run_step`."""
@@ -23,3 +34,11 @@ class CPUAutocastTrainer(SimpleTrainer):
         # backward pass takes its types from the forward pass: a test compares the gradients.
         with torch.autocast("cpu", torch.bfloat16):
             super().run_step()
+
+
+class GPUAutocastTrainer(AMPTrainer):
+    """:class:`AMPTrainer` that also goes on where there was no gradient scaler, as on a CPU."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`AMPTrainer.load_state_dict`."""
+        super().load_state_dict({"grad_scaler": self.grad_scaler.state_dict(), **state_dict})

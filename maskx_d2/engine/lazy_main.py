@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.engine import (
-    AMPTrainer,
     SimpleTrainer,
     default_setup,
     default_writers,
@@ -41,7 +41,7 @@ from ..deepmask import DeepMask
 from ..evaluation import MaskProbe, rle_evaluation
 from ..image_labels import PeakResponseClassifier
 from ..modeling import check_supervised_masks_only
-from .autocast import CPUAutocastTrainer
+from .autocast import CPUAutocastTrainer, GPUAutocastTrainer
 from .category_counts import check_category_counts
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
@@ -108,7 +108,8 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     train_loader = build_train_loader(cfg)
     trained_on = _names(cfg, "train")
     check_category_counts(bare_model, trained_on, "model.roi_heads.num_classes")
-    if isinstance(instantiate(cfg.dataloader.train.mapper), PartialMaskDatasetMapper):
+    mapper = cfg.dataloader.train.get("mapper")  # None: a loader of one's own has its ways
+    if mapper is not None and isinstance(instantiate(mapper), PartialMaskDatasetMapper):
         check_supervised_masks_only(bare_model)
     cfg.optimizer.params.model = bare_model
     trainer = _trainer_class(cfg)(model, train_loader, instantiate(cfg.optimizer))
@@ -212,17 +213,25 @@ def _what_rois_depend_on(cfg: DictConfig) -> str:
 
 def as_text(container: Any) -> str:
     """What a part of a LazyConfig says, the same in every process."""
-    return json.dumps(
-        container,
-        sort_keys=True,
-        default=lambda o: f"{o.__module__}.{o.__qualname__}" if callable(o) else str(o),
-    )
+    return json.dumps(container, sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Of what JSON has no word for, something that it has, without an address in memory."""
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if type(value).__repr__ is object.__repr__:
+        return [_plain(type(value)), getattr(value, "__dict__", {})]
+    return str(value)
 
 
 def _trainer_class(cfg: DictConfig) -> type[SimpleTrainer]:
     if not cfg.train.amp.enabled:
         return SimpleTrainer
-    return CPUAutocastTrainer if torch.device(cfg.train.device).type == "cpu" else AMPTrainer
+    on_cpu = torch.device(cfg.train.device).type == "cpu"
+    return CPUAutocastTrainer if on_cpu else GPUAutocastTrainer
 
 
 def build_train_loader(cfg: DictConfig) -> Any:

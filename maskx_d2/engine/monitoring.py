@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.evaluator import inference_context
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _IMAGES = 4
 _NO_DETECTIONS = {
     DeepMask: "DeepMask gives proposals",
+    ProposalNetwork: "ProposalNetwork gives proposals",
     PeakResponseClassifier: "PeakResponseClassifier gives labels of images",
 }
 _MIN_SCORE = 0.3
@@ -68,11 +69,12 @@ class PredictionImages(HookBase):
         Raises:
             TypeError: if the model gives no detections, such as proposals, which are not drawn.
         """
-        given = _NO_DETECTIONS.get(type(getattr(model, "module", model)))
-        if given is not None:
-            raise TypeError(
-                f"pictures show detections, but {given}; set VIS_PERIOD (train.vis_period) to 0."
-            )
+        for kind, given in _NO_DETECTIONS.items():
+            if isinstance(getattr(model, "module", model), kind):
+                raise TypeError(
+                    f"pictures show detections, but {given}; set VIS_PERIOD (train.vis_period) "
+                    "to 0."
+                )
         self._period, self._model = period, model
         self._dataset, self._mapper = dataset, mapper
         self._records: list[dict[str, Any]] | None = None

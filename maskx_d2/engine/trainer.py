@@ -29,7 +29,7 @@ from ..evaluation import (
     rle_evaluation,
 )
 from ..modeling import BoxSupervision, check_supervised_masks_only
-from .autocast import CPUAutocastTrainer
+from .autocast import CPUAutocastTrainer, GPUAutocastTrainer
 from .category_counts import check_category_counts
 from .checkpointing import MaskXCheckpointer
 from .freezing import freeze, trains_masks
@@ -51,6 +51,11 @@ class MaskXTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
+        """
+        Raises:
+            ValueError: if samples may lack masks and the model would not notice, see
+                :func:`check_supervised_masks_only`.
+        """
         # Detectron2 sets up its own loggers only, and what this package has to say matters.
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="maskx_d2")
         check_roi_cache(
@@ -65,9 +70,13 @@ class MaskXTrainer(DefaultTrainer):
         check_category_counts(
             self._trainer.model, cfg.DATASETS.TRAIN, "MODEL.ROI_HEADS.NUM_CLASSES"
         )
-        if cfg.SOLVER.AMP.ENABLED and on_cpu:
-            made = self._trainer
-            self._trainer = CPUAutocastTrainer(made.model, made.data_loader, made.optimizer)
+        made = self._trainer
+        mapper = getattr(made.data_loader, "mapper", None)  # None: a loader of one's own
+        if mapper is None or isinstance(mapper, PartialMaskDatasetMapper):
+            check_supervised_masks_only(getattr(made.model, "module", made.model))
+        if cfg.SOLVER.AMP.ENABLED:
+            trainer = CPUAutocastTrainer if on_cpu else GPUAutocastTrainer
+            self._trainer = trainer(made.model, made.data_loader, made.optimizer)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See :meth:`DefaultTrainer.resume_or_load`; the data goes on from there as well."""
@@ -123,14 +132,8 @@ class MaskXTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """
-        See :meth:`DefaultTrainer.build_model`.
-
-        Raises:
-            ValueError: see :func:`check_supervised_masks_only`.
-        """
+        """See :meth:`DefaultTrainer.build_model`; what is to be trained is said by the config."""
         model: nn.Module = super().build_model(cfg)
-        check_supervised_masks_only(model)
         return freeze(model, cfg.MODEL.MASKX.FREEZE_DETECTOR, cfg.MODEL.MASKX.TRAINED_MODULES)
 
     @classmethod

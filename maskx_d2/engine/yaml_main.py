@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
@@ -62,6 +63,9 @@ def yaml_main(args: argparse.Namespace) -> Any:
     if not args.eval_only:
         trainer = MaskXTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        if cfg.TEST.AUG.ENABLED:
+            model = getattr(trainer.model, "whole", trainer.model)  # of one on cached RoIs
+            trainer.register_hooks([EvalHook(0, lambda: _test_with_augmentation(cfg, model))])
         return trainer.train()
     model = MaskXTrainer.build_model(cfg)
     datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)

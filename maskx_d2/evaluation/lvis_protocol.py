@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
 from ..data.coco_reader import read_section
 from ..data.partial_masks import box_polygon, encode_mask, has_mask
+from ..data.rle import areas
 from .split_metrics import METRICS, subset_metrics
 
 __all__ = ["LVIS_METRICS", "MAX_DETECTIONS", "LVISTruth", "lvis_metrics", "lvis_precision"]
@@ -252,9 +252,7 @@ def _areas(detections: Sequence[Mapping[str, Any]], iou_type: str) -> list[float
     """In pixels, of boxes or of masks."""
     if iou_type == "bbox":
         return [d["bbox"][2] * d["bbox"][3] for d in detections]
-    if not detections:
-        return []
-    return [float(a) for a in mask_util.area([d["segmentation"] for d in detections])]
+    return [float(a) for a in areas([d["segmentation"] for d in detections])]
 
 
 def _coco(images: list[_Image], annotations: list[dict[str, Any]], category_id: int) -> COCO:

@@ -20,7 +20,7 @@ def list_configs() -> list[str]:
         str(path.relative_to(_ROOT))
         for path in _ROOT.rglob("*")
         if path.suffix in (".yaml", ".py")
-        and not path.name.startswith(("Base-", "_"))
+        and not path.name.startswith(("Base-", "_", "common."))
         and path.parent.name != "grids"  # which are about many configs, see `maskx experiments`
     )
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from detectron2.config import configurable
+from detectron2.data import DatasetCatalog
 from detectron2.layers import cat
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
@@ -224,7 +225,7 @@ def _transfer_input(cfg: Any) -> dict[str, Any]:
         )
     if source not in ("embedding", "random"):
         return {"transfer_input": source}
-    names = thing_classes_of((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
+    names = _category_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if source == "random":
         vectors = random_class_embedding(names)
     elif file:
@@ -234,6 +235,17 @@ def _transfer_input(cfg: Any) -> dict[str, Any]:
             "MODEL.MASKX.TRANSFER_INPUT is 'embedding', but EMBEDDING_FILE is empty; name a file."
         )
     return {"transfer_input": "embedding", "class_embedding": vectors}
+
+
+def _category_names(datasets: Sequence[str]) -> list[str]:
+    """Of the first data set that is registered: a trained model is used where others are, too."""
+    for name in datasets:
+        if name in DatasetCatalog.list():
+            return thing_classes_of(name)
+    raise ValueError(
+        "MODEL.MASKX.TRANSFER_INPUT asks for vectors of categories, but none of the data sets that "
+        f"could name them is registered ({', '.join(datasets) or 'DATASETS is empty'})."
+    )
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .box_supervision import BoxSupervision
 from .deep_mask_head import DeepConvUpsampleHead
+from .exact_pooling import pool_exactly
 from .mask_rois import MASK_ROIS, ground_truth_rois
 from .per_roi_mask_head import PerRoIConvUpsampleHead
 
@@ -34,12 +35,21 @@ def mask_training(cfg: Any) -> dict[str, Any]:
     }
 
 
-def _check_trunk(cfg: Any, mask_head: nn.Module | None) -> None:
-    trunk = cfg.MODEL.get("MASKX", {}).get("MASK_TRUNK", "")
-    if trunk and mask_head is not None and not isinstance(mask_head, DeepConvUpsampleHead):
+def _check_head(cfg: Any, mask_head: nn.Module | None) -> None:
+    """That the mask head has what the config asks for, which one of detectron2's would ignore."""
+    ours = cfg.MODEL.get("MASKX", {})
+    if mask_head is None:
+        return
+    name, trunk = type(mask_head).__name__, ours.get("MASK_TRUNK", "")
+    if trunk and not isinstance(mask_head, DeepConvUpsampleHead):
         raise ValueError(
-            f"{type(mask_head).__name__} has no place for MODEL.MASKX.MASK_TRUNK '{trunk}'; set "
+            f"{name} has no place for MODEL.MASKX.MASK_TRUNK '{trunk}'; set "
             "MODEL.ROI_MASK_HEAD.NAME to DeepConvUpsampleHead, or MASK_TRUNK to ''."
+        )
+    if ours.get("MLP_BRANCH", False) and not hasattr(mask_head, "mlp_branch"):
+        raise ValueError(
+            f"{name} has no place for the branch of MODEL.MASKX.MLP_BRANCH; set "
+            "MODEL.ROI_MASK_HEAD.NAME to MLPConvUpsampleHead, or MLP_BRANCH to False."
         )
 
 
@@ -111,8 +121,8 @@ class SupervisedMasksOnly:
                 head is trained on, as in Mask R-CNN, or "ground_truth", one for each object, which
                 Deep-MAC (Birodkar et al., ICCV 2021) found to carry over to categories without
                 masks better.
-            mask_roi_jitter: how far such a RoI's sides may be from its object's, as a part of its
-                width and height.
+            mask_roi_jitter: the part of such a RoI's width and height that may be lost: each side
+                moves by up to half of it, see :func:`ground_truth_rois`.
             box_supervision: losses of RoIs without a mask; None leaves them out of the training.
 
         Raises:
@@ -135,7 +145,8 @@ class SupervisedMasksOnly:
         self._batch: tuple[ImageList, List[Instances]] | None = None
         self._check_options()
         if isinstance(cfg, CfgNode):
-            _check_trunk(cfg, getattr(self, "mask_head", None))
+            _check_head(cfg, getattr(self, "mask_head", None))
+        pool_exactly(self)  # type: ignore[arg-type]
         if self.mask_on:  # type: ignore[attr-defined]
             # On the mask head and not in one of the methods that call it: whichever ROI heads
             # these are, no stand-in for a missing mask can reach a loss.

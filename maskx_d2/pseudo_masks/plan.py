@@ -197,7 +197,10 @@ def _needs_mask(annotation: dict[str, Any], sets: Mapping[int, str] | None, wher
     is_crowd = bool(annotation.get("iscrowd"))
     if sets is None:
         check_is_original(annotation, None, "B", where)
-        return not is_crowd and not has_mask(annotation)
+        try:
+            return not is_crowd and not has_mask(annotation)
+        except ValueError as e:
+            raise ValueError(f"{where}: {e}") from e
     category_id: Any = annotation.get("category_id")
     if not is_crowd and category_id not in sets:
         raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")

@@ -9,7 +9,7 @@ function has no rows: it takes a category's vector, whichever it is, so nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,7 @@ def change_vocabulary(
     *,
     renamed: Mapping[str, str] | None = None,
     vectors: Tensor | None = None,
+    class_agnostic: Collection[str] = (),
     seed: int = 0,
 ) -> tuple[State, Surgery]:
     """
@@ -60,6 +61,9 @@ def change_vocabulary(
         new: the category names that it is to have, in their order.
         renamed: from names of ``old`` to names of ``new`` for the same thing.
         vectors: (len(new), D) float, for ``class_embedding`` where categories are added.
+        class_agnostic: ``"bbox_pred"``, ``"predictor"`` or both: those that are one for all
+            categories. It matters where K is 1, for else their rows tell; and a cascade's box
+            regression always is.
         seed: of the rows of categories that are added, which start as detectron2 starts them:
             normal with a deviation of 0.01 (classes) and 0.001 (boxes), biases of zero. Rows of a
             mask predictor start as the mean of the others.
@@ -76,7 +80,7 @@ def change_vocabulary(
     result, changed = dict(state), []
     for name, value in state.items():
         operate = _operation(name)
-        if operate is None:
+        if operate is None or _is_class_agnostic(name, value, len(old), class_agnostic):
             continue
         changed.append(name)
         result[name] = operate(name, value, len(old), rows, generator, vectors)
@@ -131,6 +135,15 @@ def _operation(name: str) -> _Operation | None:
     return None
 
 
+def _is_class_agnostic(name: str, value: Tensor, k: int, known: Collection[str]) -> bool:
+    """Whether a box regression or mask predictor is one for all of K categories."""
+    part = name.split(".")[-2] if "." in name else name
+    rows = {"bbox_pred": 4, "predictor": 1}.get(part)
+    if rows is None or len(value) != rows:
+        return False
+    return k > 1 or part in known or re.search(r"box_predictor\.\d+\.", name) is not None
+
+
 def _cls_score(
     name: str, value: Tensor, k: int, rows: Rows, generator: torch.Generator, _: Tensor | None
 ) -> Tensor:
@@ -142,8 +155,6 @@ def _cls_score(
 def _bbox_pred(
     name: str, value: Tensor, k: int, rows: Rows, generator: torch.Generator, _: Tensor | None
 ) -> Tensor:
-    if len(value) == 4 and k > 1:  # class-agnostic
-        return value
     _check(name, value, 4 * k, k, "four for each")
     by_class = value.reshape(k, 4, *value.shape[1:])
     found = [by_class[r] if r is not None else _new(by_class[0], 0.001, generator) for r in rows]
@@ -153,8 +164,6 @@ def _bbox_pred(
 def _mask_predictor(
     name: str, value: Tensor, k: int, rows: Rows, _: torch.Generator, __: Tensor | None
 ) -> Tensor:
-    if len(value) == 1 and k > 1:  # class-agnostic
-        return value
     _check(name, value, k, k, "one for each")
     return torch.stack([value[r] if r is not None else value.mean(dim=0) for r in rows])
 

@@ -95,7 +95,13 @@ def operate(
         vectors = load_class_embedding(embedding_file, list(new))
     try:
         state, surgery = change_vocabulary(
-            checkpoint["model"], old, new, renamed=renamed, vectors=vectors, seed=seed
+            checkpoint["model"],
+            old,
+            new,
+            renamed=renamed,
+            vectors=vectors,
+            class_agnostic=_class_agnostic(checkpoint.get(CARD) or {}),
+            seed=seed,
         )
     except ValueError as e:
         raise ValueError(f"checkpoint '{weights}': {e}") from None
@@ -109,3 +115,10 @@ def operate(
     with written_whole(output) as path:
         torch.save(written, path)
     return surgery
+
+
+def _class_agnostic(card: Mapping[str, Any]) -> list[str]:
+    """What is one for all categories, as the config of the checkpoint's training says."""
+    keys = {"bbox_pred": "cls_agnostic_bbox_reg", "predictor": "cls_agnostic_mask"}
+    config = str(card.get("config", "")).lower()
+    return [part for part, key in keys.items() if f"{key}: true" in config]

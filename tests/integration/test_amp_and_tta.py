@@ -10,7 +10,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 
 from maskx_d2 import _environment
-from maskx_d2.engine import MaskXTrainer
+from maskx_d2.engine import MaskXTrainer, run
+from maskx_d2.engine.autocast import CPUAutocastTrainer, GPUAutocastTrainer
 
 MASKX = "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml"
 CLASS_AGNOSTIC = "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml"
@@ -71,6 +72,32 @@ def test_the_config_key_for_mixed_precision_works_without_a_gpu(tmp_path, enable
     lines = (tmp_path / "metrics.json").read_text().splitlines()
     assert json.loads(lines[-1])["loss_mask"] > 0
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_a_training_on_a_cpu_goes_on_on_a_gpu():
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    saved = CPUAutocastTrainer(model, [], optimizer).state_dict()
+    assert "grad_scaler" not in saved
+    trainer = GPUAutocastTrainer(model, [], optimizer)
+    trainer.load_state_dict(saved)
+    assert trainer.state_dict().keys() == saved.keys() | {"grad_scaler"}
+
+
+@pytest.mark.usefixtures("no_registration_left")
+def test_a_training_ends_with_test_time_augmentation_where_the_config_says_so(tmp_path):
+    json_file, images = write_coco(tmp_path / "data", num_images=2)
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    cfg = tiny_cfg(
+        MASKX,
+        *("DATASETS.TRAIN", ("pets",), "DATASETS.TEST", ("pets",), "SOLVER.IMS_PER_BATCH", 2),
+        *("SOLVER.MAX_ITER", 1, "TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (48,)),
+        *("OUTPUT_DIR", str(tmp_path / "out")),
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(cfg.dump())
+    run(["--config-file", str(config)])
+    assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
 
 
 @pytest.mark.parametrize("name", [MASKX, CLASS_AGNOSTIC])

@@ -8,6 +8,7 @@ from conftest import make_batch, make_targets
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.config import get_cfg, instantiate
+from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
@@ -290,6 +291,25 @@ def test_the_loader_and_the_evaluator_are_for_partial_masks():
     assert dataloader.train.mapper.use_instance_mask
     assert dataloader.evaluator._target_.__name__ == "SplitCOCOEvaluator"
     assert tuple(dataloader.evaluator.tasks) == ("bbox", "segm")
+
+
+class OneLine(DatasetMapper):
+    """Somebody's own, which has other arguments than detectron2's, or is made of it."""
+
+    def __init__(self, is_train, **options):
+        self.options = options
+
+
+def one_function(record):
+    return record
+
+
+def test_a_mapper_of_ones_own_is_left_alone():
+    for target, options in ((OneLine, {"use_instance_mask": True}), (one_function, {})):
+        cfg = lazy()
+        cfg.dataloader.train.mapper = L(target)(is_train=True)
+        mapper = attach_lazy(cfg).dataloader.train.mapper
+        assert dict(mapper) == {"_target_": target, "is_train": True, **options}
 
 
 # -------------------------------------------------------------------------------------- refused

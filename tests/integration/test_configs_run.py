@@ -13,12 +13,7 @@ from maskx_d2 import ClassSplit, model_zoo
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer, lazy_main, run
 
-CONFIGS = [
-    n
-    for n in model_zoo.list_configs()
-    # What the others are made of; and grids, which are of configs.
-    if "Base-" not in n and not n.endswith("/common.py") and not n.startswith("grids/")
-]
+CONFIGS = model_zoo.list_configs()
 PETS = ("cat", "dog", "cup", "car")
 VITDET = "recommended/maskx_rcnn_vitdet_b.py"
 #: What narrows it, as tiny_cfg() narrows yaml configs.

@@ -10,12 +10,14 @@ from detectron2.config import get_cfg
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase
+from detectron2.modeling import ProposalNetwork
 
 from maskx_d2 import ClassSplit, add_maskx_config, model_zoo
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer, run
 from maskx_d2.engine.inference import load_model, settings_hash
 from maskx_d2.engine.lazy_main import build_train_loader, load_lazy
+from maskx_d2.engine.monitoring import PredictionImages
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -142,6 +144,8 @@ def test_what_needs_detections_says_so(pets, tmp_path):
     cfg.VIS_PERIOD = 1
     with pytest.raises(TypeError, match="DeepMask gives proposals; set VIS_PERIOD"):
         MaskXTrainer(cfg)
+    with pytest.raises(TypeError, match="ProposalNetwork gives proposals"):
+        PredictionImages(1, ProposalNetwork.__new__(ProposalNetwork), "pets", None)
     config, weights = tmp_path / "deepmask.yaml", tmp_path / "model.pth"
     config.write_text(cfg.dump())
     weights.touch()

@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from maskx_d2.cli import main
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer
-from maskx_d2.vocabulary import change_vocabulary
+from maskx_d2.vocabulary import change_vocabulary, operate
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 OLD = ["cat", "dog", "cup", "car"]
@@ -73,6 +73,32 @@ def test_kept_categories_predict_as_before(opts):
     assert not torch.equal(weight[1], weight[4])
     again, _ = change_vocabulary(model.state_dict(), OLD, new, renamed={"cat": "kitten"})
     assert all(torch.equal(again[k], v) for k, v in state.items()), "the seed decides"
+
+
+AGNOSTIC = (*STOCK, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+AGNOSTIC += ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True)
+
+
+@pytest.mark.parametrize(
+    ("opts", "rows"),
+    [(STOCK, (12, 3)), (AGNOSTIC, (4, 1)), (CASCADE, (4, None))],
+    ids=["for each category", "for all", "cascade"],
+)
+def test_of_one_category_what_is_for_all_stays(opts, rows, tmp_path):
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
+        *(*opts, "MODEL.ROI_HEADS.NUM_CLASSES", 1),
+    )
+    card = {"thing_classes": ["cat"], "config": cfg.dump()}
+    weights, out = tmp_path / "one.pth", tmp_path / "three.pth"
+    torch.save({"model": build_model(cfg).state_dict(), "maskx_d2": card}, weights)
+    operate(weights, out, ["cat", "dog", "cow"])
+    after = torch.load(out, weights_only=True)["model"]
+    boxes = {len(v) for k, v in after.items() if k.endswith("bbox_pred.weight")}
+    masks = {len(v) for k, v in after.items() if k.endswith("mask_head.predictor.weight")}
+    assert boxes == {rows[0]} and masks == ({rows[1]} if rows[1] else set())
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    assert not build_model(cfg).load_state_dict(after, strict=False).unexpected_keys
 
 
 def test_vectors_that_t_sees():
@@ -150,6 +176,8 @@ def test_command(files, capsys):
     assert "--rename takes OLD=NEW, not 'cup'" in capsys.readouterr().err
     assert main([*command, "--to", "trafic"]) == 1
     assert "no registered data set and no file; did you mean 'traffic'?" in capsys.readouterr().err
+    assert main([*command, "--to", "dog,"]) == 0
+    assert "1 categories, of which 1 keep their rows" in capsys.readouterr().out
 
 
 def test_a_model_zoo_file(files, capsys):

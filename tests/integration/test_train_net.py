@@ -1,5 +1,6 @@
 """Training as a user starts it: train_net.py on a config file, killed, resumed, evaluated."""
 
+import itertools
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import time
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from conftest import REPOSITORY, tiny_cfg, write_coco
+from conftest import REPOSITORY, make_batch, make_targets, tiny_cfg, write_coco
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
 
@@ -190,3 +191,38 @@ def test_usage_errors_are_one_line(capsys):
         with pytest.raises(SystemExit):
             engine.run(argv)
         assert message in capsys.readouterr().err
+
+
+def test_a_stock_model_is_evaluated_and_not_trained(tmp_path, no_registration_left):
+    json_file, images = write_coco(tmp_path / "data", num_images=2)
+    register_coco_instances("pets", {}, str(json_file), str(images))
+    cfg = tiny_cfg(
+        "coco/voc2nonvoc/class_agnostic_R_50_FPN_1x.yaml",
+        *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "OUTPUT_DIR", str(tmp_path / "out")),
+        *("DATASETS.TRAIN", ("pets",), "DATASETS.TEST", ("pets",), "SOLVER.IMS_PER_BATCH", 2),
+    )
+    config = tmp_path / "stock.yaml"
+    config.write_text(cfg.dump())
+    engine.run(["--config-file", str(config), "--eval-only"])
+    assert (tmp_path / "out" / "inference" / "coco_instances_results.json").is_file()
+    with pytest.raises(ValueError, match="StandardROIHeads would train on boxes as if"):
+        engine.MaskXTrainer(cfg)
+
+
+def one_batch():
+    """A loader that somebody has written, without a mapper."""
+    return itertools.repeat(make_batch(make_targets([True, False], [0, 1])))
+
+
+def test_a_lazy_config_with_a_loader_of_its_own_trains(tmp_path):
+    config = tmp_path / "own.py"
+    config.write_text(
+        "from maskx_d2 import model_zoo\n"
+        "cfg = model_zoo.get_config('shapes/maskx.py')\n"
+        "model, train, optimizer = cfg.model, cfg.train, cfg.optimizer\n"
+        "lr_multiplier = cfg.lr_multiplier\n"
+        "dataloader = dict(train=dict(_target_='test_train_net.one_batch'))\n"
+        f"train.update(output_dir='{tmp_path}/out', max_iter=1, device='cpu')\n"
+    )
+    engine.run(["--config-file", str(config)])
+    assert (tmp_path / "out" / "model_final.pth").is_file()

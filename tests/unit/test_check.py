@@ -10,7 +10,7 @@ from pycocotools import mask as mask_api
 from maskx_d2.data import annotation_checks, findings
 from maskx_d2.data.check import check_coco_json, check_dataset_dicts
 from maskx_d2.data.findings import KINDS
-from maskx_d2.data.mask_extents import _run_length_sums
+from maskx_d2.data.rle import _run_length_sums
 from maskx_d2.splits import ClassSplit, coco_voc2nonvoc
 
 HEIGHT, WIDTH = 48, 64
@@ -155,7 +155,7 @@ CASES = [
     ("malformed_mask", edit(segmentation=[[4, None, 3, 3, 3, 3]]), ANNOTATION_1, "None"),
     ("malformed_mask", edit(segmentation=[["4"] * 6]), ANNOTATION_1, "'4'"),
     ("malformed_mask", edit(segmentation={"counts": "11"}), ANNOTATION_1, "size is None"),
-    ("malformed_mask", edit(segmentation={"size": [0, 0], "counts": []}), ANNOTATION_1, "[0, 0]"),
+    ("malformed_mask", edit(segmentation={"size": [0, 0], "counts": [0]}), ANNOTATION_1, "[0, 0]"),
     ("malformed_mask", edit(segmentation={"size": [48, 64]}), ANNOTATION_1, "counts are None"),
     (
         "malformed_mask",

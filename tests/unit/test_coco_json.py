@@ -183,3 +183,40 @@ def test_a_file_with_other_categories_than_registered(coco):
     register_partial("pets_partial", base="pets")
     with pytest.raises(ValueError, match=r"registered with 2 categories.*has 4.*'cup'"):
         DatasetCatalog.get("pets_partial")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [48, 64], "counts": [100, 50]}, "150 pixels long"),
+        ({"size": [48, 64], "counts": "T3b1"}, "pixels long"),
+        ({"size": [48, 64]}, "counts are None"),
+        ({"counts": "T3b1"}, "size is None"),
+    ],
+)
+def test_an_rle_that_cannot_be_read_is_named(coco, segmentation, message):
+    json_file, images = coco(lambda data: data["annotations"][4].update(segmentation=segmentation))
+    with pytest.raises(ValueError, match=f"annotation 5 of image 2: .*{message}"):
+        load_coco_json(json_file, images, CATEGORIES)
+
+
+def test_an_rle_without_counts_is_a_box(coco):
+    empty = {"size": [48, 64], "counts": ""}
+    json_file, images = coco(lambda data: data["annotations"][4].update(segmentation=empty))
+    annotations = load_coco_json(json_file, images, CATEGORIES)[1]["annotations"]
+    assert ["segmentation" in a for a in annotations] == [False, True, True, True]
+
+
+def test_sizes_of_tables_are_whole_numbers(coco):
+    json_file, images = coco(lambda data: data["images"][0].update(height=48.0))
+    assert type(load_coco_json(json_file, images, CATEGORIES)[0]["height"]) is int
+    for wrong in (48.5, "48", None):
+        json_file, images = coco(lambda data: data["images"][0].update(height=wrong))  # noqa: B023
+        with pytest.raises(ValueError, match=r"image 1 has a height of .*, not a whole number"):
+            load_coco_json(json_file, images, CATEGORIES)
+
+
+def test_masks_that_were_made_say_so(coco):
+    json_file, images = coco(lambda data: data["annotations"][0].update(mask_source="grabcut"))
+    first, second, *_ = load_coco_json(json_file, images, CATEGORIES)[0]["annotations"]
+    assert first["mask_source"] == "grabcut" and "mask_source" not in second

@@ -239,3 +239,61 @@ def test_what_is_no_weight_is_named(record, weight):
     data["annotations"][1].update(mask_weight=weight, id=81)
     with pytest.raises(ValueError, match="image 5, annotation 81: mask_weight is "):
         mapper()(data)
+
+
+def test_the_padding_of_large_scale_jitter_is_no_object(record):
+    jitter = [T.FixedSizeCrop((64, 56))]
+    for recompute_boxes in (False, True):
+        one = mapper(jitter, recompute_boxes=recompute_boxes)(record([rle(BOXES["a"])]))
+        first = one["instances"][0]
+        assert first.gt_masks.tensor.sum() == 16 * 8
+        bottom = 10 if recompute_boxes else 18
+        assert first.gt_boxes.tensor.tolist() == [[2, 2, 18, bottom]]
+
+
+def test_a_crop_leaves_the_boxes_of_masks_that_were_made(record):
+    made = record([rle(BOXES["a"]), upper_half(BOXES["b"])])
+    made["annotations"][0] |= {"mask_source": "grabcut", "mask_weight": 0.0}
+    made["annotations"][1] |= {"mask_source": "model"}
+    crop = [T.CropTransform(10, 0, 30, 40)]
+    instances = mapper(crop, recompute_boxes=True)(made)["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[0, 2, 8, 18], [10, 4, 28, 30], [0, 22, 6, 36]]
+    assert instances.gt_has_mask.tolist() == [False, True, False]
+
+
+def test_the_box_of_a_real_mask_does_not_hang_on_the_draw_of_its_weight(record):
+    weighted = record([rle(BOXES["a"])])
+    weighted["annotations"][0]["mask_weight"] = 0.0
+    instances = mapper(recompute_boxes=True)(weighted)["instances"]
+    assert instances.gt_boxes.tensor[0].tolist() == [2, 2, 18, 10]
+    assert not instances.gt_has_mask[0]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [SIZE, SIZE], "counts": [100, 50]}, "150 pixels long"),
+        ({"size": [SIZE, SIZE], "counts": b"T3b1"}, "pixels long"),
+        ({"size": [SIZE, SIZE]}, "counts are None"),
+        ([[[2, 2], [18, 2], [18, 9]]], "not a list of numbers"),
+        ([[2, 2, 18, None, 18, 9]], "no finite number"),
+        ([[None, 2, 18, 2, 18, 9]], "not a list of numbers"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_is_named(record, segmentation, message):
+    with pytest.raises(ValueError, match=f"^image 5, annotation None: .*{message}"):
+        mapper()(record([segmentation]))
+
+
+def test_empty_counts_are_no_mask(record):
+    empty = record([{"size": [SIZE, SIZE], "counts": ""}, upper_half(BOXES["b"])])
+    assert mapper()(empty)["instances"].gt_has_mask.tolist() == [False, True, False]
+
+
+def test_polygons_on_the_border_need_no_geometry(record, monkeypatch):
+    monkeypatch.setattr(T.CropTransform, "apply_polygons", None)
+    beyond = SIZE + 1e-13
+    border = [[20, 4, beyond, 4, beyond, beyond, 20, beyond]]
+    instances = mapper()(record(["missing", border]))["instances"]
+    assert instances.gt_has_mask.tolist() == [False, True, False]
+    assert instances.gt_masks.polygons[1][0].max() == SIZE

@@ -1,10 +1,15 @@
+from functools import partial
+
 import pytest
+import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.model_zoo import get_config
 from detectron2.modeling import StandardROIHeads
 from omegaconf import OmegaConf
 
 from maskx_d2 import apply_box_supervision, apply_maskx, model_zoo
+from maskx_d2.engine.inference import settings_hash
+from maskx_d2.engine.lazy_main import as_text
 from maskx_d2.modeling import (
     MaskXCascadeROIHeads,
     MaskXConvUpsampleHead,
@@ -122,3 +127,21 @@ def test_losses_of_boxes_read_colours_as_the_model_does(config):
 def test_losses_of_boxes_need_roi_heads_that_have_them(config):
     with pytest.raises(ValueError, match="can't learn masks from boxes: call apply_maskx first"):
         apply_box_supervision(get_config(f"common/models/{config}").model)
+
+
+def test_settings_are_told_apart_whatever_they_are_made_of():
+    class Plain:
+        def __init__(self, value):
+            self.value = value
+
+    def norm(eps, value):
+        return as_text({"norm": partial(torch.nn.LayerNorm, eps=eps), "other": Plain(value)})
+
+    assert norm(1e-6, 1) == norm(1e-6, 1), "no address in memory"
+    assert len({norm(1e-6, 1), norm(1e-5, 1), norm(1e-6, 2)}) == 3
+    assert "LayerNorm" in norm(1e-6, 1)
+
+
+def test_the_recommended_vitdet_has_a_hash():
+    config = model_zoo.get_config_file("recommended/maskx_rcnn_vitdet_b.py")
+    assert settings_hash(config) != settings_hash(config, ["model.roi_heads.num_classes=3"])

@@ -43,3 +43,14 @@ def test_seeds_and_crowds(tmp_path):
     assert one[1] == 19, "the crowd is a cat"
     assert masked(one[0]) == masked(again[0]) != masked(other[0])
     assert (1, 1) in masked(one[0]) and len(masked(one[0])) == 20, "a crowd keeps its region"
+
+
+def test_the_data_set_is_not_written_over(tmp_path):
+    json_file, _ = write_coco(tmp_path / "data")
+    before = json_file.read_bytes()
+    split = tmp_path / "pets.json"
+    split.write_text(json.dumps({"with_masks": ["cat"], "boxes_only": ["dog", "cup", "car"]}))
+    command = [sys.executable, str(SCRIPT), "--dataset", str(json_file), "--split", str(split)]
+    done = subprocess.run([*command, "--output", str(json_file)], capture_output=True, text=True)
+    assert done.returncode == 2 and "masks would be lost" in done.stderr
+    assert json_file.read_bytes() == before

@@ -194,7 +194,7 @@ def _is_area(box):
 def _expected(case, transforms, size):
     """Whether a mask is left (None: a sliver, may be or not), and which: bitmap or geometry."""
     if case.bitmap is not None:
-        mask = transforms.apply_segmentation(case.bitmap).astype(bool)
+        mask = transforms.apply_segmentation(case.bitmap) == 1  # 255 is padding
         return bool(mask.any()), mask
     if case.polygons is None:
         return False, None

@@ -201,3 +201,8 @@ def test_every_lazy_config_builds(name):
 def test_an_unknown_config_is_an_error_that_lists_those_there_are():
     with pytest.raises(FileNotFoundError, match=r"no config 'coco/x\.yaml'; available are: coco/"):
         model_zoo.get_config("coco/x.yaml")
+
+
+def test_what_configs_are_made_of_is_not_listed():
+    assert not [name for name in model_zoo.list_configs() if "common" in name.split("/")[-1]]
+    assert "shapes/maskx.py" in model_zoo.list_configs()

@@ -26,6 +26,7 @@ R0 = {
     "data/image_labels.py",
     "data/mask_extents.py",
     "data/partial_masks.py",
+    "data/rle.py",
     "data/supervision.py",
     "evaluation/average_precision.py",
     "evaluation/exact_precision.py",

@@ -321,3 +321,29 @@ def test_lazy_model_is_the_yaml_model():
         from_lazy = instantiate(LazyConfig.apply_overrides(lazy, [])).state_dict()
         from_yaml = build_model(cfg).state_dict()
     assert {k: v.shape for k, v in from_lazy.items()} == {k: v.shape for k, v in from_yaml.items()}
+
+
+def test_a_branch_that_the_mask_head_has_no_place_for_is_refused():
+    with pytest.raises(ValueError, match=r"MLP_BRANCH; set MODEL.ROI_MASK_HEAD.NAME to MLPConv"):
+        build(*AGNOSTIC, "MODEL.MASKX.MLP_BRANCH", True)
+    assert build(*AGNOSTIC).roi_heads.mask_head is not None
+
+
+@pytest.mark.parametrize("variant", [MASKX, AGNOSTIC], ids=["maskx", "class-agnostic"])
+def test_rois_are_not_rounded_in_mixed_precision(variant):
+    seen = []
+    model = build(*variant)
+    for pooler in (model.roi_heads.box_pooler, model.roi_heads.mask_pooler):
+        for level in pooler.level_poolers:
+            level.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses(model, make_batch(make_targets([True, False], [0, 1])))
+    assert set(seen) == {torch.float32}
+
+
+def test_vectors_need_a_data_set_that_names_the_categories():
+    random = (*MASKX, "MODEL.MASKX.TRANSFER_INPUT", "random", "DATASETS.TRAIN")
+    with pytest.raises(ValueError, match=r"none of the data sets .* is registered \(mine, yours\)"):
+        build(*random, ("mine",), "DATASETS.TEST", ("yours",))
+    with pytest.raises(ValueError, match="DATASETS is empty"):
+        build(*random, (), "DATASETS.TEST", ())

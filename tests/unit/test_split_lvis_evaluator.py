@@ -24,6 +24,7 @@ from maskx_d2.evaluation.coco_engine import IS_FAST, new_cocoeval
 from maskx_d2.evaluation.lvis_protocol import (
     LVIS_METRICS,
     LVISTruth,
+    _areas,
     lvis_metrics,
     lvis_precision,
 )
@@ -364,3 +365,8 @@ def test_a_data_set_without_a_file_and_a_split_that_does_not_fit(pets):
     with contextlib.redirect_stdout(io.StringIO()):
         results = evaluate(RIGHT, "coco_pets")
     assert set(results) == {"bbox", "segm"}, "no split"
+
+
+def test_more_detections_of_a_category_than_pycocotools_can_count():
+    mask = mask_util.encode(np.ones((4, 5), dtype=np.uint8, order="F"))
+    assert _areas([{"segmentation": mask}] * 300, "segm") == [20.0] * 300

@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 from maskx_d2.splits import SHAPES_CLASSES, shapes_a27b9
 
-SHAPES = ROOT / "datasets" / "shapes"
+SHAPES = ROOT / os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
 # 6 of the 9 that never have masks.
 HELD_OUT = {
     *("striped square", "light disk", "dark crescent"),

@@ -32,7 +32,7 @@ examples:
   # instances of the categories that the split lists as "labels_only":
   maskx pseudo-masks --method wise --dataset shapes_train_a18b9c9 --output train_wise.json \\
       --config-file output/labels/config.yaml --weights output/labels/model_final.pth \\
-      --proposals output/deepmask/coco_proposals.json
+      --proposals output/deepmask/inference/coco_proposals.json
 
 grabcut: without a split, every instance gets a mask that has none. Where GrabCut fails, or finds
 less than --min-fill of the box, the whole box is the mask; "mask_source" of the annotation says

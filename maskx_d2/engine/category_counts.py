@@ -18,7 +18,9 @@ _KEYS_OF_CLASSIFIER = {
 }
 
 
-def check_category_counts(model: nn.Module, datasets: Iterable[str], key: str) -> None:
+def check_category_counts(
+    model: nn.Module, datasets: Iterable[str], key: str, *, tested_on: Iterable[str] = ()
+) -> None:
     """
     Stop a training whose model has categories that the data lack, or lacks some of theirs.
 
@@ -32,6 +34,7 @@ def check_category_counts(model: nn.Module, datasets: Iterable[str], key: str) -
         datasets: names of data sets that are loaded. Those that don't name their categories are
             not checked.
         key: of the config, which says how many categories a detector has.
+        tested_on: names of other data sets, which the training ends with.
 
     Raises:
         ValueError: if there are more or fewer.
@@ -48,4 +51,11 @@ def check_category_counts(model: nn.Module, datasets: Iterable[str], key: str) -
             raise ValueError(
                 f"the model has {num_classes} categories, but data set '{name}' has {len(names)}; "
                 f"set {key} to {len(names)}."
+            )
+    for name in tested_on:
+        names = MetadataCatalog.get(name).get("thing_classes")
+        if names and len(names) != num_classes:
+            raise ValueError(
+                f"the model has {num_classes} categories, but data set '{name}', which it is to be "
+                f"tested on, has {len(names)}; test on one with the same categories."
             )

@@ -107,7 +107,12 @@ def _train(args: argparse.Namespace, cfg: DictConfig, model: nn.Module) -> None:
     bare_model = getattr(model, "module", model)
     train_loader = build_train_loader(cfg)
     trained_on = _names(cfg, "train")
-    check_category_counts(bare_model, trained_on, "model.roi_heads.num_classes")
+    check_category_counts(
+        bare_model,
+        trained_on,
+        "model.roi_heads.num_classes",
+        tested_on=_names(cfg, "test") if "evaluator" in cfg.dataloader else (),
+    )
     mapper = cfg.dataloader.train.get("mapper")  # None: a loader of one's own has its ways
     if mapper is not None and isinstance(instantiate(mapper), PartialMaskDatasetMapper):
         check_supervised_masks_only(bare_model)

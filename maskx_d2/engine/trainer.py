@@ -68,7 +68,10 @@ class MaskXTrainer(DefaultTrainer):
             super().__init__(cfg)
         # Not earlier: a data set may name its categories only once it is loaded.
         check_category_counts(
-            self._trainer.model, cfg.DATASETS.TRAIN, "MODEL.ROI_HEADS.NUM_CLASSES"
+            self._trainer.model,
+            cfg.DATASETS.TRAIN,
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            tested_on=cfg.DATASETS.TEST,
         )
         made = self._trainer
         mapper = getattr(made.data_loader, "mapper", None)  # None: a loader of one's own

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import cat
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
@@ -238,9 +238,10 @@ def _transfer_input(cfg: Any) -> dict[str, Any]:
 
 
 def _category_names(datasets: Sequence[str]) -> list[str]:
-    """Of the first data set that is registered: a trained model is used where others are, too."""
+    """Of the first data set that is known: a trained model is used where others are, too."""
     for name in datasets:
-        if name in DatasetCatalog.list():
+        named = name in MetadataCatalog.list() and MetadataCatalog.get(name).get("thing_classes")
+        if named or name in DatasetCatalog.list():
             return thing_classes_of(name)
     raise ValueError(
         "MODEL.MASKX.TRANSFER_INPUT asks for vectors of categories, but none of the data sets that "

@@ -42,6 +42,16 @@ def test_a_yaml_training(count, pets, tmp_path):
         engine.MaskXTrainer(cfg)
 
 
+def test_what_it_is_tested_on_counts_too(pets, tmp_path):
+    cfg = tiny_cfg(
+        *(MASKX, "DATASETS.TRAIN", ("pets_train",), "OUTPUT_DIR", str(tmp_path / "out")),
+        *("DATASETS.TEST", ("coco_2017_val_voc2nonvoc",)),
+    )
+    says = r"'coco_2017_val_voc2nonvoc', which it is to be tested on, has 80; test on one with"
+    with pytest.raises(ValueError, match=says):
+        engine.MaskXTrainer(cfg)
+
+
 @pytest.mark.usefixtures("pets")
 def test_a_lazy_training(tmp_path):
     cfg = model_zoo.get_config("shapes/maskx.py")

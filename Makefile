@@ -1,6 +1,7 @@
 # make demo     everything from nothing: installs, makes the data, trains, compares, draws
 # make test     installs the developers' packages as well, then lint, types and tests
 # make install  what the demo needs: a virtual environment in .venv, and nothing outside this folder
+# make clean    removes the environment, what the demo has made and the tools' caches; trainings stay
 # make dev      adds to it what lint, types, tests and the notebook need
 
 PYTHON ?= python3
@@ -47,4 +48,4 @@ $(DEV_INSTALLED): $(INSTALLED) requirements/dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) output datasets/shapes build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) output/demo datasets/shapes build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -33,10 +33,11 @@ setup(
     install_requires=[
         "ijson",
         "jinja2",
-        "matplotlib",
+        "matplotlib>=3.7",
         "numpy",
+        "Pillow>=10.1",
         "pycocotools",
-        "scipy",
+        "scipy>=1.10",
         "shapely",  # detectron2 cuts polygons with it and does not require it
         "shtab",
         "tabulate",

@@ -29,6 +29,8 @@ from detectron2.config import LazyConfig
 from report import evaluate, write_report
 from tqdm import tqdm
 
+from maskx_d2.engine.overrides import lazy_override
+
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {"class_agnostic": "class-agnostic", "maskx": "Mask^X"}
 
@@ -132,7 +134,7 @@ class _Run:
         command = [
             *(sys.executable, ROOT / "train_net.py", "--resume"),
             *("--config-file", config),
-            *(*opts, f"train.output_dir={output}"),
+            *(*opts, lazy_override("train.output_dir", str(output))),
         ]
         # Two runs share the CPU: more threads each would only get into each other's way.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}

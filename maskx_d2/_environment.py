@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import warnings
 
-__all__: list[str] = []
+__all__ = ["available_cores"]
 
 _TORCH = "python -m pip install torch torchvision"
 _DETECTRON2 = (
@@ -31,6 +32,13 @@ _NOISE: tuple[tuple[str, type[Warning]], ...] = (
     (r"__array__ implementation doesn't accept a copy keyword", DeprecationWarning),
     (r"You are using `torch\.load` with `weights_only=False`", FutureWarning),
 )
+
+
+def available_cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
 
 
 def _quiet_dependencies() -> None:

@@ -47,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_command(argv)
     if not own_datasets_registered():
         return 2
-    status: int = args.run(args)
+    try:
+        status: int = args.run(args)
+    except BrokenPipeError:  # of who reads what is printed
+        raise
+    except OSError as e:  # a full disk, a folder of somebody else, no internet
+        what = f": '{e.filename}'" if e.filename is not None else ""
+        args.parser.error(f"{e.strerror or e}{what}")
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ class Parser(argparse.ArgumentParser):
             if part.exists():
                 if not part.is_dir():
                     self.error(f"{option}: '{part}' is a file; name a folder")
+                if not os.access(part, os.W_OK):
+                    self.error(f"{option}: nothing may be written to '{part}'; name another place")
                 return
 
     def check_file(self, option: str, path: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from .._counted import counted
+from .._environment import available_cores
 from ..pseudo_masks import (
     Parameters,
     Report,
@@ -70,7 +70,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        help=f"processes ({_cores()}; 1 with --method wise on a GPU, of which each takes a share)",
+        help=f"processes ({available_cores()}; 1 with --method wise on a GPU, of which each takes "
+        "a share)",
     )
     parser.add_argument(
         "--iterations",
@@ -118,10 +119,6 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=_run, parser=parser)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
 def _run(args: argparse.Namespace) -> int:
     args.parser.check_file("--output", args.output)
     try:
@@ -130,7 +127,7 @@ def _run(args: argparse.Namespace) -> int:
         args.parser.error(f"--{str(e).rstrip('.').replace('_', '-')}")
     if args.workers is None:
         on_gpu = args.method == "wise" and torch.cuda.is_available()
-        args.workers = 1 if on_gpu else _cores()
+        args.workers = 1 if on_gpu else available_cores()
     if args.workers < 1:
         args.parser.error("--workers must be at least 1")
     source = find_source(args)

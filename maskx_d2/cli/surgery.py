@@ -85,10 +85,13 @@ def _names(said: str) -> list[str]:
     if said in DatasetCatalog.list():
         return thing_classes_of(said)
     if Path(said).is_file():
-        text = Path(said).read_text(encoding="utf-8")
+        text = Path(said).read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark
         if not text.lstrip().startswith("["):
             return [line.strip() for line in text.splitlines() if line.strip()]
-        names = json.loads(text)
+        try:
+            names = json.loads(text)
+        except ValueError as e:
+            raise ValueError(f"file '{said}' is no JSON list of category names: {e}.") from None
         if not all(isinstance(name, str) for name in names):
             raise ValueError(f"file '{said}' must hold a JSON list of category names.")
         return list(names)

@@ -104,6 +104,8 @@ def _read(content: Any) -> Caffe2Model:
         isinstance(k, str) and isinstance(v, np.ndarray) for k, v in found.items()
     ):
         raise ValueError("it is no dict of named arrays, as Detectron's checkpoints are.")
+    if others := [k for k, v in found.items() if v.dtype.kind not in "fiub"]:
+        raise ValueError(f"blob '{others[0]}' has no numbers.")
     if not_finite := [k for k, v in found.items() if not np.isfinite(v).all()]:
         raise ValueError(f"blob '{not_finite[0]}' has values that are not finite.")
     dropped = tuple(sorted(k for k in found if k.endswith("_momentum") or k in _UNUSED))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ _DATASETS = {
     80: ("coco_2017_train", "coco_2017_val"),
     3001: ("visual_genome_train", "visual_genome_val"),
 }
+
+
+_EMBEDDING = "embedding.npy"
 
 
 @dataclass(frozen=True)
@@ -72,23 +76,39 @@ def convert(
     """
     source = read_caffe2_model(path)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     weights, config_file = folder / "model.pth", folder / "config.yaml"
     cfg = _config(source, folder, weights, negative_slope, datasets)
-    if source.embedding:
-        np.save(folder / "embedding.npy", source.blobs[source.embedding][1:])
-        (folder / "embedding.json").write_text(json.dumps({"order": "dataset"}), encoding="utf-8")
     on_cpu = cfg.clone()
     on_cpu.MODEL.DEVICE = "cpu"
-    model = build_model(on_cpu)
+    with TemporaryDirectory() as scratch:
+        if source.embedding:
+            if not cfg.DATASETS.TRAIN:
+                raise ValueError(
+                    f"file '{path}': T sees vectors of {source.num_classes} categories; name the "
+                    "data sets that say which these are (--datasets)."
+                )
+            _write_embedding(source, Path(scratch))
+            on_cpu.MODEL.MASKX.EMBEDDING_FILE = str(Path(scratch) / _EMBEDDING)
+        model = build_model(on_cpu)
     try:
         state = _state_dict(source, model.state_dict())
     except ValueError as e:
         raise ValueError(f"file '{path}': {e}") from None
     model.load_state_dict(state)
+    # Not before all is known to fit: an earlier conversion may lie there.
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.embedding:
+        _write_embedding(source, folder)
     torch.save({"model": model.state_dict()}, weights)
     config_file.write_text(cfg.dump(), encoding="utf-8")
     return Converted(weights, config_file, source)
+
+
+def _write_embedding(source: Caffe2Model, folder: Path) -> None:
+    assert source.embedding is not None
+    path = folder / _EMBEDDING
+    np.save(path, source.blobs[source.embedding][1:])
+    path.with_suffix(".json").write_text(json.dumps({"order": "dataset"}), encoding="utf-8")
 
 
 def _config(
@@ -134,7 +154,7 @@ def _config(
         cfg.MODEL.ROI_HEADS.NAME = "MaskXROIHeads"
         mask_head.NAME = "MaskXConvUpsampleHead"
         maskx.TRANSFER_INPUT = source.transfer_input
-        maskx.EMBEDDING_FILE = str(folder / "embedding.npy") if source.embedding else ""
+        maskx.EMBEDDING_FILE = str(folder / _EMBEDDING) if source.embedding else ""
         maskx.TRANSFER_HIDDEN_DIMS = [source.width(la) for la in source.layers(TRANSFER)[:-1]]
         slopes = (source.negative_slope, negative_slope, 0.1)
         maskx.TRANSFER_NEGATIVE_SLOPE = next(s for s in slopes if s is not None)

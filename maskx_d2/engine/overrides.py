@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["merge_lazy_overrides", "merge_overrides", "no_such_key"]
+__all__ = ["lazy_override", "merge_lazy_overrides", "merge_overrides", "no_such_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,12 @@ def no_such_key(cfg: CfgNode, key: str) -> str:
     close = get_close_matches(key, list(_keys(cfg)), n=1)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return f"the config has no key '{key}'{hint}"
+
+
+def lazy_override(key: str, path: str) -> str:
+    """``key=value`` of a path, which may hold what the syntax of overrides takes for its own."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def merge_lazy_overrides(cfg: DictConfig, opts: Sequence[str]) -> DictConfig:

@@ -96,8 +96,9 @@ class SplitCOCOEvaluator(COCOEvaluator):
         tasks = tuple(all_tasks or self._tasks_from_predictions(results))
         try:
             self._tasks = tuple(t for t in tasks if t != "segm")
-            # A copy, because the parent maps category ids in place.
-            super()._eval_predictions(copy.deepcopy(predictions), img_ids)
+            if self._tasks:  # no task would mean all of them
+                # A copy, because the parent maps category ids in place.
+                super()._eval_predictions(copy.deepcopy(predictions), img_ids)
             if "segm" in tasks:
                 self._tasks, self._coco_api = ("segm",), self._mask_ground_truth
                 super()._eval_predictions(predictions, img_ids)

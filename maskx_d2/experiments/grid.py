@@ -15,6 +15,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from .._yaml import load_yaml
+from ..engine.overrides import lazy_override
 from .config_files import contents_hash
 
 __all__ = ["Cell", "Grid", "load_grid"]
@@ -97,9 +98,9 @@ class Cell:
                 value,
             ]
         name = {"seed": "seed", "output": "output_dir", "weights": "init_checkpoint"}[key]
-        if key != "seed":  # a path may hold what the syntax of overrides takes for its own
-            value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return [f"train.{name}={value}"]
+        if key == "seed":
+            return [f"train.{name}={value}"]
+        return [lazy_override(f"train.{name}", value)]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from .._environment import available_cores
 from . import cell_files as files
 from .grid import Cell
 
@@ -61,7 +62,7 @@ def cpu_slots(workers: int) -> list[Slot]:
 def _threads(slots: int) -> dict[str, str]:
     if "OMP_NUM_THREADS" in os.environ:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // slots))}
+    return {"OMP_NUM_THREADS": str(max(1, available_cores() // slots))}
 
 
 def run_cells(cells: Sequence[Cell], slots: Sequence[Slot], columns: Mapping[str, str]) -> int:

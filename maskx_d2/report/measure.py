@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from numpy.typing import NDArray
 
@@ -85,10 +88,26 @@ def measure(run: Run, loaded: LoadedModel, dataset: str, *, tasks: tuple[str, ..
     about = {"version": _VERSION, "tasks": list(tasks), "key": _key(run, dataset)}
     if _is_kept(folder, about):
         logger.info(f"{run.name}: the figures on {dataset} are those of {folder}")
-    else:
+        return _read(folder)
+    with contextlib.ExitStack() as stack:
+        if not _can_be_written(folder):
+            logger.warning(f"{run.name}: {folder} can't be written, so the figures are not kept.")
+            folder = Path(stack.enter_context(TemporaryDirectory()))
         _evaluate(folder, loaded, dataset, tasks)
         with written_whole(folder / "about.json") as path:
             path.write_text(json.dumps(about), encoding="utf-8")
+        return _read(folder)
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _read(folder: Path) -> Measured:
     with np.load(folder / "precision.npz") as file:
         precision = {name: file[name] for name in file.files}
     return Measured(
@@ -120,9 +139,18 @@ def _is_kept(folder: Path, about: dict[str, Any]) -> bool:
 
 
 def _evaluate(folder: Path, loaded: LoadedModel, dataset: str, tasks: tuple[str, ...]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "about.json").unlink(missing_ok=True)
-    recorder = _Recorder(dataset, tasks=tasks)
+    # Detectron2 makes a COCO file of a data set that has none.
+    needs_file = not MetadataCatalog.get(dataset).get("json_file")
+    with TemporaryDirectory() as scratch:
+        where = {"output_dir": scratch, "allow_cached_coco": False} if needs_file else {}
+        recorder = _Recorder(dataset, tasks=tasks, **where)
+        _record(folder, loaded, dataset, tasks, recorder)
+
+
+def _record(
+    folder: Path, loaded: LoadedModel, dataset: str, tasks: tuple[str, ...], recorder: _Recorder
+) -> None:
     evaluators: list[Any] = [recorder]
     (folder / "mask_probe.json").write_text("[]")
     if "segm" in tasks:

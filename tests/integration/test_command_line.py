@@ -127,3 +127,24 @@ def test_python_m_completes_options_and_files(tmp_path):
     assert completed("maskx", "label", "--mer") == ["--merge"]
     assert completed("maskx", "label", "--dataset-json", "bo") == ["boxes.json"]
     assert completed("maskx", "export", "--format", "on") == ["onnx"]
+
+
+def test_what_the_system_refuses_is_one_sentence(monkeypatch, capsys):
+    def full(_args):
+        raise OSError(28, "No space left on device", "pictures/1.jpg")
+
+    monkeypatch.setattr("maskx_d2.cli.check._run", full)  # parsers are made anew
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "any.json"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("maskx check: error: No space left on device: 'pictures/1.jpg'")
+
+
+def test_a_place_that_must_not_be_written_to_is_said_before_the_work(monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    command = ["predict", *MODEL, "a.jpg"]
+    for option, path in (("--output", "/nowhere/pictures"), ("--json", "/nowhere/found.json")):
+        with pytest.raises(SystemExit):
+            main([*command, option, path])
+        assert f"{option}: nothing may be written to '/'" in capsys.readouterr().err

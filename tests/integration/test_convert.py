@@ -357,9 +357,79 @@ def test_what_is_no_checkpoint(tmp_path, capsys):
     assert "none.pkl' does not exist" in capsys.readouterr().err
 
 
+def stream(*parts):
+    """A pickle of protocol 2 that calls what it names, written by hand."""
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+NDARRAY, DTYPE = b"cnumpy\nndarray\n", b"cnumpy\ndtype\n"
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
+ADDRESS = b"AAAAAAAA"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # np.ndarray((1,), np.dtype("O"), b"AAAAAAAA"): an object at an address that the file has.
+        (stream(NDARRAY, b"(K\x01\x85", DTYPE, b"U\x01O\x85RU\x08", ADDRESS, b"tR"), "type 'O'"),
+        (stream(NDARRAY, b"(K\x01\x85", DTYPE, b"U\x02i8\x85RU\x08", ADDRESS, b"tR"), "address"),
+        # The same by an array's state, and a dtype whose state makes objects of bytes.
+        (
+            stream(
+                *(RECONSTRUCT, NDARRAY, b"K\x00\x85U\x01b\x87R(K\x01K\x01\x85", DTYPE),
+                *(b"U\x02O8\x85R\x89U\x08", ADDRESS, b"tb"),
+            ),
+            "type 'O8'",
+        ),
+        (
+            stream(
+                *(RECONSTRUCT, NDARRAY, b"K\x00\x85U\x01b\x87R(K\x01K\x02\x85", DTYPE),
+                *(b"U\x02i8\x85R\x89U\x08", ADDRESS, b"tb"),
+            ),
+            r"shape \(2,\) has 8 bytes",
+        ),
+        (stream(RECONSTRUCT, DTYPE, b"K\x00\x85U\x01b\x87R"), "a class of its own"),
+        (stream(RECONSTRUCT, NDARRAY, b"K\x00\x85U\x01b\x87R"), "no content"),
+        (stream(RECONSTRUCT, b"}b"), "changes a function"),
+        (stream(b"]", RECONSTRUCT, b"a"), "no array"),
+        (pickle.dumps(np.array([{}])), "type 'O8'"),
+        (pickle.dumps(np.datetime64("2020-01-01")), "type 'M8"),
+    ],
+)
+def test_a_pickle_cannot_make_an_array_of_addresses(content, message, tmp_path):
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_restricted(tmp_path / "a.pkl")
+
+
+def test_what_is_there_many_times_is_read_once(tmp_path):
+    nested = (np.arange(3),)
+    for _ in range(60):
+        nested = (nested, nested)
+    around = [1]
+    around.append(around)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([nested, around]))
+    nested, around = load_restricted(tmp_path / "a.pkl")
+    for _ in range(60):
+        nested = nested[1]
+    assert nested[0].tolist() == [0, 1, 2] and around[1] is around
+
+
+def test_damaged_is_not_dangerous(tmp_path):
+    whole = pickle.dumps({"blobs": caffe2_blobs()})
+    for content in (whole[:-200], b"<html>404</html>"):
+        (tmp_path / "a.pkl").write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged or no pickle"):
+            load_restricted(tmp_path / "a.pkl")
+    with pytest.raises(ValueError, match="is a folder"):
+        load_restricted(tmp_path)
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_arrays_of_every_protocol_are_read(protocol, tmp_path):
     content = {"a": np.arange(6.0).reshape(2, 3), "b": np.float32(2), "c": ["x", 1, None, True]}
+    content |= {"d": np.arange(6, dtype=">i2").reshape(2, 3).T, "e": np.array([True, False])}
+    content |= {"f": np.array(["ab", "c"]), "g": (b"bytes", np.array(1.5))}
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
     np.testing.assert_equal(load_restricted(tmp_path / "a.pkl"), content)
 

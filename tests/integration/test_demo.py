@@ -19,7 +19,7 @@ def demo(shapes, output, *opts):
 
 
 def test_trains_both_evaluates_and_reports_and_reuses_what_is_there(shapes, tmp_path):
-    output = tmp_path / "demo"
+    output = tmp_path / "Jürgen's demo (1), a=b"  # which means something in overrides
     opts = ["train.max_iter=3", "optimizer.lr=0.0001"]
     first = demo(shapes, output, *opts)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
@@ -28,7 +28,7 @@ def test_trains_both_evaluates_and_reports_and_reuses_what_is_there(shapes, tmp_
         assert part in report
     assert "mask AP50, B" in first.stdout and "B, singles" in first.stdout
     last = " ".join(first.stdout.splitlines()[-2:])
-    assert "demo/report.md" in last and "demo/pictures.png" in last
+    assert f"{output.name}/report.md" in last and f"{output.name}/pictures.png" in last
     assert (output / "pictures.png").stat().st_size > 10_000
     assert "Warning" not in first.stderr
 

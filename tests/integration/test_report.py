@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import torch
 from conftest import tiny_cfg, write_coco
-from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
@@ -20,7 +20,9 @@ from maskx_d2.cli import main
 from maskx_d2.data import register_partial
 from maskx_d2.engine import load_model
 from maskx_d2.evaluation import MaskProbe, SplitCOCOEvaluator
+from maskx_d2.report import find_run
 from maskx_d2.report.confusions import Confusion, confusions
+from maskx_d2.report.measure import measure
 
 pytestmark = pytest.mark.usefixtures("no_registration_left")
 
@@ -171,6 +173,27 @@ def test_another_split_under_the_same_name_is_evaluated_again(runs, tmp_path):
     assert after["bbox"] == before["bbox"]
     assert after["box_as_mask_A"].keys() == before["box_as_mask_A"].keys()
     assert after["mask_probe_A"] != before["mask_probe_A"]
+
+
+def test_a_run_of_somebody_else_is_left_as_it_is(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskx_d2.report.measure._can_be_written", lambda folder: False)
+    page = tmp_path / "report.html"
+    assert main(["report", str(runs[0]), "--output", str(page), "--examples", "0"]) == 0
+    assert page.is_file() and not (runs[0] / "report").exists()
+
+
+def test_a_data_set_without_a_file(runs):
+    records = DatasetCatalog.get("pets_val")
+    DatasetCatalog.register("pets_in_python", lambda: records)
+    MetadataCatalog.get("pets_in_python").thing_classes = ["cat", "dog", "cup", "car"]
+    loaded = load_model(str(runs[0] / "config.yaml"), str(runs[0] / "model_final.pth"))
+    tasks = ("bbox", "segm")
+    same, without = (
+        measure(find_run(runs[0]), loaded, name, tasks=tasks).results
+        for name in ("pets_val", "pets_in_python")
+    )
+    for task in tasks:
+        assert without[task]["AP"] == pytest.approx(same[task]["AP"])
 
 
 def test_two_sets_have_no_trace_of_a_third(runs, tmp_path):

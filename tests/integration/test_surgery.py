@@ -171,6 +171,12 @@ def test_command(files, capsys):
     )
     (files / "names.txt").write_text("dog\n\ncat\n")
     assert main([*command, "--to", str(files / "names.txt")]) == 0
+    (files / "names.txt").write_bytes(b"\xef\xbb\xbfdog\r\n\r\ncat\r\n")  # of Windows
+    assert main([*command, "--to", str(files / "names.txt")]) == 0
+    assert "2 keep their rows and 0 are new" in capsys.readouterr().out.splitlines()[-2]
+    (files / "names.json").write_text('["dog" "cat"]')
+    assert main([*command, "--to", str(files / "names.json")]) == 1
+    assert "names.json' is no JSON list" in capsys.readouterr().err
     (files / "names.json").write_text('["dog", "cat"]')
     assert main([*command, "--to", str(files / "names.json"), "--rename", "cup"]) == 1
     assert "--rename takes OLD=NEW, not 'cup'" in capsys.readouterr().err

@@ -205,6 +205,8 @@ def test_files_that_are_no_grids(tmp_path):
         ("seeds: [1]\nseeds: [2]\n", "key 'seeds' is there twice, again in line 2"),
         ("", "the grid must be a mapping of keys to values, not None"),
         ("a: [", "grid 'bad.yaml': while parsing"),
+        ("a: {{b}}", "grid 'bad.yaml': while constructing"),
+        ("a: &x [*x]", "grid 'bad.yaml'"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -211,6 +211,12 @@ def test_ground_truth_without_masks_counts_for_boxes_and_is_ignored_for_masks(
             outputs.append(output(box, category, box))
     evaluator.process(inputs, outputs)
     results = evaluator.evaluate()
+    alone = SplitCOCOEvaluator("pets_split", tasks=("segm",), distributed=False)
+    alone.reset()
+    alone.process(inputs, outputs)
+    found = alone.evaluate()
+    assert found.keys() == {"segm", "segm_A", "segm_B"}
+    assert all(found[key]["AP50"] == results[key]["AP50"] for key in ("segm", "segm_B"))
     assert results["bbox_A"]["AP"] == pytest.approx(100)
     assert results["bbox_B"]["AP"] == pytest.approx(50), "cups were not looked for"
     assert math.isnan(results["segm_A"]["AP"]), "nothing is known of cats' masks"

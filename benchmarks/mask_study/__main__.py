@@ -48,7 +48,7 @@ from .branch import Branch, Fixed, Taught, measured
 from .methods import FLOORS, METHODS, Method
 from .rois import SIDE, TrainRoIs, collect_testing, collect_training
 from .scenes import SCENES, Scenes
-from .tables import plot, table
+from .tables import by_category, plot, table
 
 
 def main() -> None:
@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "mask_study")
     parser.add_argument("--table-only", action="store_true", help="of what has been measured")
+    parser.add_argument(
+        "--by-category", action="store_true", help="AR of each category of B as well"
+    )
     parser.add_argument("--plot", type=Path, help="picture of mask AP, of the first part")
     args = parser.parse_args()
     scenes = SCENES[args.scenes]
@@ -93,6 +96,8 @@ def main() -> None:
     for part in parts:
         lines = table(figures, part, scenes, split, args.reference, args.without)
         print(f"{part}, {split}\n{lines}\n")
+        if args.by_category:
+            print(f"{by_category(figures, part, scenes, split)}\n")
     if args.plot:
         plot(figures, parts[0], args.plot)
 

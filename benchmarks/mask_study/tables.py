@@ -83,6 +83,25 @@ def table(
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
+def by_category(figures: Runs, part: str, scenes: Scenes, split: str) -> str:
+    """AR on true boxes of each category of B: its mean over the seeds, the least and the most."""
+    rows = []
+    for i, category in enumerate(scenes.classes):
+        row = [category]
+        for runs in figures.values():
+            values = [
+                _recall(run, part, {i})
+                for seed, run in runs.items()
+                if i in scenes.splits[split](seed).indices(scenes.classes)[1]
+                and any(c == i for _, c, _ in run[part]["rows"])
+            ]
+            spread = f" [{min(values):.1f}, {max(values):.1f}]" if len(values) > 1 else ""
+            row.append(f"{np.mean(values):.1f}{spread}" if values else "")
+        if any(row[1:]):
+            rows.append(row)
+    return tabulate(rows, ["", *figures], tablefmt="pipe", disable_numparse=True)
+
+
 def plot(figures: Runs, part: str, path: Path) -> None:
     """Mask AP on B and on A of each seed as dots, their mean as a line."""
     figure = Figure(figsize=(8, 0.9 + 0.32 * len(figures)), layout="constrained")

@@ -88,6 +88,12 @@ def test_recall_can_leave_categories_out_and_is_placed_between_baseline_and_orac
     assert better([]) == ("75.0", "0.72")
     assert better([names[second]]) == ("50.0", "0.44")
 
+    figures["better"][1] = run(0.97, 0.97)[0]
+    lines = tables.by_category(figures, "val", pets, "one").splitlines()
+    cells = {c[1]: c[2:-1] for c in ([x.strip() for x in line.split("|")] for line in lines)}
+    assert cells[names[first]] == ["10.0", "75.0 [50.0, 100.0]", "100.0"]
+    assert cells.keys() & {*names} == {names[first], names[second]}, "of B"
+
 
 @pytest.fixture
 def kept(study, tmp_path):

@@ -39,8 +39,9 @@ class _DType:
         self.dtype: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1]
-        order = order.decode("ascii") if isinstance(order, bytes) else order
+        order: Any = state[1]
+        if isinstance(order, bytes):
+            order = order.decode("ascii")
         if order not in ("<", ">", "=", "|"):
             raise ValueError("the order of an array's bytes is none")
         self.dtype = self.dtype.newbyteorder(order)

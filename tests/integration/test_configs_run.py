@@ -70,7 +70,7 @@ def test_two_iterations(name, tmp_path):
 def test_two_iterations_of_a_lazy_config(name, tmp_path, monkeypatch):
     opts = [
         *("dataloader.train.dataset.names=pets_partial", "dataloader.train.num_workers=0"),
-        *("dataloader.train.total_batch_size=2",),
+        *("dataloader.train.total_batch_size=2", "dataloader.test.dataset.names=pets_partial"),
         *("train.max_iter=2", "train.log_period=1", "train.device=cpu", "train.amp.enabled=False"),
         f"train.output_dir={tmp_path / 'run'}",
         *(TINY_VITDET if name == VITDET else ()),

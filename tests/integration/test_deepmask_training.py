@@ -121,12 +121,14 @@ def test_data_without_any_mask_are_refused(pets, tmp_path):
 def test_what_boxes_alone_can_teach_a_mask_head(pets, tmp_path, loss):
     cfg = tiny_cfg(
         "coco/voc2nonvoc/maskx_rcnn_no_mlp_R_50_FPN_1x.yaml",
-        *("DATASETS.TRAIN", ("pets_boxes",), f"MODEL.MASKX.BOX_{loss}_WEIGHT", 1.0),
+        *("DATASETS.TRAIN", ("pets_boxes",), "DATASETS.TEST", ()),
+        *(f"MODEL.MASKX.BOX_{loss}_WEIGHT", 1.0),
         *("OUTPUT_DIR", str(tmp_path / "yaml")),
     )
     weights = dict.fromkeys(("projection", "affinity", "background"), 0.0) | {loss.lower(): 1.0}
     opts = [f"model.roi_heads.box_supervision.{k}_weight={v}" for k, v in weights.items()]
     opts += ["dataloader.train.dataset.names=pets_boxes", "train.device=cpu"]
+    opts.append("dataloader.test.dataset.names=pets_boxes")
     opts.append("dataloader.train.num_workers=0")
     config = load_lazy(model_zoo.get_config_file("shapes/box_losses.py"), opts)
     if loss == "BACKGROUND":  # which is known of other objects' masks

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pycocotools import mask as mask_api
 
 from .partial_masks import has_counts
-from .rle import areas, compressed, wrong_runs
+from .rle import areas, compressed, shown, wrong_runs
 
 __all__ = ["MaskBatch", "append_numbers"]
 
@@ -85,7 +85,7 @@ class MaskBatch:
             return self._add_rle(number, segmentation, height, width)
         return False, (
             "malformed_mask",
-            f"the segmentation is {_shown(segmentation)}, which is neither a list of polygons nor "
+            f"the segmentation is {shown(segmentation)}, which is neither a list of polygons nor "
             "RLE; leave it out where there is no mask.",
         )
 
@@ -99,7 +99,7 @@ class MaskBatch:
                 del coordinates[start:]
                 return False, (
                     "malformed_mask",
-                    f"a polygon is {_shown(polygon)}, not a list of numbers; write a segmentation "
+                    f"a polygon is {shown(polygon)}, not a list of numbers; write a segmentation "
                     "as [[x1, y1, x2, y2, x3, y3, ...], ...].",
                 )
             if count % 2:
@@ -194,8 +194,3 @@ class MaskBatch:
         self._rles = [self._rles[i] for i in kept]
         self._rle_numbers = [self._rle_numbers[i] for i in kept]
         return problems
-
-
-def _shown(value: Any, limit: int = 40) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."

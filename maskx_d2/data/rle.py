@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_api
 
-__all__ = ["areas", "checked", "compressed", "wrong_runs"]
+__all__ = ["areas", "checked", "compressed", "shown", "wrong_runs"]
 
 _ALPHABET = re.compile(rb"[0-o]+")  # 64 characters from "0"
 _AREAS_AT_ONCE = 255  # pycocotools 2.0 with numpy 2 overflows a byte with more
@@ -36,7 +36,7 @@ def compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         or len(size) != 2
         or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size)
     ):
-        raise ValueError(f"the RLE's size is {_shown(size)}, which is not a height and a width.")
+        raise ValueError(f"the RLE's size is {shown(size)}, which is not a height and a width.")
     size = [int(n) for n in size]
     if isinstance(counts, list):
         if not all(isinstance(n, int) and n >= 0 for n in counts):
@@ -52,7 +52,7 @@ def compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         or (counts[-1] - 48) & 32  # the last number goes on
     ):
         raise ValueError(
-            f"the RLE's counts are {_shown(rle.get('counts'))}, which COCO's RLE can't be; the "
+            f"the RLE's counts are {shown(rle.get('counts'))}, which COCO's RLE can't be; the "
             "segmentation may have been cut off."
         )
     return {"size": size, "counts": counts}
@@ -127,6 +127,7 @@ def _wrong_sum(total: int, size: Sequence[int]) -> str:
     )
 
 
-def _shown(value: Any, limit: int = 40) -> str:
+def shown(value: Any, limit: int = 40) -> str:
+    """What somebody wrote, for a message: its beginning, where it is long."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."

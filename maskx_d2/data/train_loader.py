@@ -173,14 +173,14 @@ class SeededMapper:
             mapper: of one dataset dict.
             seed: of all of them.
         """
-        self.mapper, self._seed = mapper, seed
+        self._mapper, self._seed = mapper, seed
         self._rank = comm.get_rank()  # not known in worker processes
 
     def __call__(self, sample: tuple[int, dict[str, Any]]) -> Any:
         """Map a record that comes with its position in the stream."""
         position, record = sample
         seed_all_rng(derived_seed(self._seed, self._rank, position))
-        return self.mapper(record)
+        return self._mapper(record)
 
 
 @contextmanager

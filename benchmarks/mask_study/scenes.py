@@ -98,7 +98,7 @@ SCENES: dict[str, Scenes] = {
         parts=register_parts("coco_2017_val"),
         splits={"voc2nonvoc": _of_coco(coco_voc2nonvoc), "nonvoc2voc": _of_coco(coco_nonvoc2voc)},
         iterations=1500,
-        detectors=1,
+        detectors=2,
         oracle="oracle, as many masks",
         masks_tested_on="coco_2017_val",
     ),

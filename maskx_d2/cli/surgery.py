@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -84,7 +85,7 @@ def _names(said: str) -> list[str]:
     """Of a data set, in a file, or as they are."""
     if said in DatasetCatalog.list():
         return thing_classes_of(said)
-    if Path(said).is_file():
+    if os.path.isfile(said):  # pathlib refuses what is too long for a name
         text = Path(said).read_text(encoding="utf-8-sig")  # Windows' editors begin with a mark
         if not text.lstrip().startswith("["):
             return [line.strip() for line in text.splitlines() if line.strip()]

@@ -75,15 +75,20 @@ class _Call:
         raise _RefusedError("it changes a function")
 
 
-def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
+def _array(
+    data: Any, dtype: Any, shape: Any, order: Any = "C", axis_order: Any = None
+) -> NDArray[Any]:
     data = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
     if not isinstance(data, (bytes, bytearray)) or not isinstance(dtype, _DType):
         raise ValueError("an array is not made of bytes and a type")
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"the shape of an array is {shape!r:.40}")
-    if len(data) != math.prod(shape) * dtype.dtype.itemsize or order not in ("C", "F"):
+    if len(data) != math.prod(shape) * dtype.dtype.itemsize or order not in ("C", "F", "K"):
         raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order).copy()
+    array = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+    if order == "K":  # how numpy, since 2.4, says the order of an array's axes in memory
+        array = array.transpose(tuple(axis_order))
+    return array.copy()
 
 
 def _scalar(dtype: Any, data: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import ijson
 from tqdm import tqdm
 
-__all__ = ["read_categories", "read_images", "read_list", "read_section"]
+__all__ = ["read_categories", "read_images", "read_list", "read_section", "whole_pixels"]
 
 
 def read_section(
@@ -125,12 +125,17 @@ def read_images(
             raise ValueError(f"{json_file}: two images have the id {image['id']}.")
         seen.add(image["id"])
         for key in ("height", "width"):
-            image[key] = _pixels(image[key], f"{json_file}: image {image['id']}", key)
+            image[key] = whole_pixels(image[key], f"{json_file}: image {image['id']}", key)
         yield image
 
 
-def _pixels(value: Any, where: str, key: str) -> int:
-    """A number of them; tools that keep tables write 480.0."""
+def whole_pixels(value: Any, where: str, key: str) -> int:
+    """
+    A number of pixels; tools that keep tables write 480.0.
+
+    Raises:
+        ValueError: if it is none; ``where`` and ``key`` say which.
+    """
     if type(value) is int:
         return value
     if not isinstance(value, float) or not value.is_integer():

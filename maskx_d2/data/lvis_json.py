@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.utils import comm
 
 from .coco_json import add_annotations, contiguous_ids
-from .coco_reader import read_section
+from .coco_reader import read_section, whole_pixels
 from .image_labels import read_labels
 
 __all__ = ["load_lvis_json"]
@@ -55,6 +55,8 @@ def load_lvis_json(
         for key in ("id", "height", "width"):
             if key not in image:
                 raise ValueError(f"{json_file}: image {image.get('id')} has no '{key}'.")
+        for key in ("height", "width"):
+            image[key] = whole_pixels(image[key], f"{json_file}: image {image['id']}", key)
         if image["id"] in records:
             raise ValueError(f"{json_file}: two images have the id {image['id']}.")
         records[image["id"]] = {

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
+from .rle import checked
+
 __all__ = [
     "box_polygon",
     "drop_masks",
@@ -54,7 +56,11 @@ def has_mask(annotation: dict[str, Any]) -> bool:
 
 def has_counts(rle: dict[str, Any]) -> bool:
     """Whether an RLE dict says anything: some tools write one with empty ``counts`` for a box."""
-    return len(rle) > 0 and rle.get("counts", "missing") not in ("", b"", [])
+    return len(rle) > 0 and not ("counts" in rle and _is_empty(rle["counts"]))
+
+
+def _is_empty(counts: Any) -> bool:
+    return isinstance(counts, (str, bytes, list, np.ndarray)) and len(counts) == 0
 
 
 def mask_weight(annotation: dict[str, Any]) -> float:
@@ -86,16 +92,17 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         segmentation: polygons, RLE (compressed or not), or an (H, W) bitmask; see
             :func:`has_mask`.
         height, width: of the image, in pixels.
+
+    Raises:
+        ValueError: if an RLE can't be read, or its runs don't make up its size.
     """
     if isinstance(segmentation, (list, tuple)):
         polygons = mask_util.frPyObjects(usable_polygons(segmentation), height, width)
         rle: dict[str, Any] = mask_util.merge(polygons)
     elif isinstance(segmentation, np.ndarray):
         rle = mask_util.encode(np.asfortranarray(segmentation, dtype=np.uint8))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_util.frPyObjects(segmentation, height, width)
     else:
-        rle = segmentation
+        rle = checked(segmentation)
     return rle
 
 

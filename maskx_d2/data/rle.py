@@ -17,6 +17,7 @@ from pycocotools import mask as mask_api
 
 __all__ = ["areas", "checked", "compressed", "shown", "wrong_runs"]
 
+_NUMBERS = (int, float, np.integer, np.floating)  # tools that keep tables write 100.0
 _ALPHABET = re.compile(rb"[0-o]+")  # 64 characters from "0"
 _AREAS_AT_ONCE = 255  # pycocotools 2.0 with numpy 2 overflows a byte with more
 
@@ -38,9 +39,10 @@ def compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
     ):
         raise ValueError(f"the RLE's size is {shown(size)}, which is not a height and a width.")
     size = [int(n) for n in size]
-    if isinstance(counts, list):
-        if not all(isinstance(n, int) and n >= 0 for n in counts):
+    if isinstance(counts, (list, np.ndarray)):
+        if not all(isinstance(n, _NUMBERS) and n >= 0 and n % 1 == 0 for n in counts):
             raise ValueError("the RLE's counts are not all run lengths.")
+        counts = [int(n) for n in counts]
         if sum(counts) != size[0] * size[1]:
             raise ValueError(_wrong_sum(sum(counts), size))
         counts = mask_api.frPyObjects({"size": size, "counts": counts}, *size)["counts"]

@@ -37,7 +37,14 @@ class CPUAutocastTrainer(SimpleTrainer):
 
 
 class GPUAutocastTrainer(AMPTrainer):
-    """:class:`AMPTrainer` that also goes on where there was no gradient scaler, as on a CPU."""
+    """
+    :class:`AMPTrainer` that also goes on where there was no gradient scaler, as on a CPU.
+
+    RoIs are pooled in float32, whichever ROI heads the model has: see :func:`pool_exactly`.
+    """
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pool_exactly(model), *args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`AMPTrainer.load_state_dict`."""

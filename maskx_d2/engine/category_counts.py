@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable
 
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from ..data.coco_reader import read_categories
 from ..image_labels import PeakResponseClassifier
 
 __all__ = ["check_category_counts"]
@@ -34,7 +36,7 @@ def check_category_counts(
         datasets: names of data sets that are loaded. Those that don't name their categories are
             not checked.
         key: of the config, which says how many categories a detector has.
-        tested_on: names of other data sets, which the training ends with.
+        tested_on: names of other data sets, which the training ends with. They need not be loaded.
 
     Raises:
         ValueError: if there are more or fewer.
@@ -53,9 +55,20 @@ def check_category_counts(
                 f"set {key} to {len(names)}."
             )
     for name in tested_on:
-        names = MetadataCatalog.get(name).get("thing_classes")
+        names = _categories_of(name)
         if names and len(names) != num_classes:
             raise ValueError(
                 f"the model has {num_classes} categories, but data set '{name}', which it is to be "
                 f"tested on, has {len(names)}; test on one with the same categories."
             )
+
+
+def _categories_of(name: str) -> Collection[str]:
+    """Those of a data set; of one that only names them when it is loaded, those of its file."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") or metadata.get("base_dataset"):
+        return metadata.get("thing_classes") or _categories_of(metadata.base_dataset)
+    file = metadata.get("json_file", "")
+    if metadata.get("evaluator_type") not in ("coco", "lvis") or not os.path.isfile(file):
+        return ()
+    return read_categories(file, progress=False).values()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -218,17 +218,26 @@ def _what_rois_depend_on(cfg: DictConfig) -> str:
 
 def as_text(container: Any) -> str:
     """What a part of a LazyConfig says, the same in every process."""
-    return json.dumps(container, sort_keys=True, default=_plain)
+    return json.dumps(_plain(container), sort_keys=True)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, within: tuple[int, ...] = ()) -> Any:
     """Of what JSON has no word for, something that it has, without an address in memory."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if id(value) in within:
+        return "itself"
+    within = (*within, id(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, within) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, within) for v in value]
     if isinstance(value, partial):
-        return [value.func, value.args, value.keywords]
+        return [_plain(part, within) for part in (value.func, value.args, value.keywords)]
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if type(value).__repr__ is object.__repr__:
-        return [_plain(type(value)), getattr(value, "__dict__", {})]
+        return [_plain(type(value)), _plain(getattr(value, "__dict__", {}), within)]
     return str(value)
 
 

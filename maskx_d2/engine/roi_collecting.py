@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.structures import Instances
@@ -27,6 +26,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..data.dataset_hash import dataset_hash
 from ..data.train_loader import SeededMapper, derived_seed, random_state_kept
 from ..modeling.box_supervision import BoxTargets
 from ..modeling.freeze import MASK_MODULES
@@ -81,7 +81,7 @@ def collect_rois(
         ValueError: if no RoI has a mask, the mask head is none that sees one tensor of RoI
             features, or the disk is too small.
     """
-    key = [_FORMAT, frozen_weights_hash(model), _data_hash(dataset_dicts), settings]
+    key = [_FORMAT, frozen_weights_hash(model), dataset_hash(dataset_dicts), settings]
     key += [seed, batch_size]
     key += _mask_training_of(model)
     folder = Path(folder, hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()[:16])
@@ -117,20 +117,6 @@ def _mask_training_of(model: nn.Module) -> list[Any]:
         options += ["boxes", supervision.affinity_weight > 0, supervision.affinity_threshold]
         options += [supervision.background_weight > 0]
     return options
-
-
-def _data_hash(dataset_dicts: list[dict[str, Any]]) -> str:
-    """A hash of all that a data set says, so that no mask of another split is ever used."""
-    digest = hashlib.sha256()
-    for record in dataset_dicts:
-        digest.update(json.dumps(record, sort_keys=True, default=_as_text).encode())
-    return digest.hexdigest()
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.hex()
-    return value.tobytes().hex() if isinstance(value, np.ndarray) else str(value)
 
 
 def _remove_abandoned(folder: Path) -> None:

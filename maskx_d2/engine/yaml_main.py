@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.evaluation import verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch import nn
 
 from ..config import add_maskx_config
 from .checkpointing import MaskXCheckpointer
@@ -64,8 +63,7 @@ def yaml_main(args: argparse.Namespace) -> Any:
         trainer = MaskXTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         if cfg.TEST.AUG.ENABLED:
-            model = getattr(trainer.model, "whole", trainer.model)  # of one on cached RoIs
-            trainer.register_hooks([EvalHook(0, lambda: _test_with_augmentation(cfg, model))])
+            _end_with_augmentation(trainer)
         return trainer.train()
     model = MaskXTrainer.build_model(cfg)
     datasets = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
@@ -74,17 +72,31 @@ def yaml_main(args: argparse.Namespace) -> Any:
     )
     results = MaskXTrainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
-        results.update(_test_with_augmentation(cfg, model))
+        results.update(_test_with_augmentation(cfg, GeneralizedRCNNWithTTA(cfg, model)))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
 
 
-def _test_with_augmentation(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+def _end_with_augmentation(trainer: MaskXTrainer) -> None:
+    """Let a training end with test-time augmentation, whose figures are logged as the others."""
+    model = getattr(trainer.model, "whole", trainer.model)  # of one on cached RoIs
+    augmented = GeneralizedRCNNWithTTA(trainer.cfg, model)  # refuses other models, so now
+
+    def evaluate() -> dict[str, Any]:
+        results = _test_with_augmentation(trainer.cfg, augmented)
+        trainer._last_eval_results.update(results)
+        return results
+
+    trainer.register_hooks([EvalHook(0, evaluate)])
+    trainer._hooks.sort(key=lambda hook: isinstance(hook, PeriodicWriter))  # these end last
+
+
+def _test_with_augmentation(cfg: CfgNode, model: GeneralizedRCNNWithTTA) -> dict[str, Any]:
     """The results of detectron2's test-time augmentation, as ``<task>_TTA``."""
     evaluators = [
         MaskXTrainer.build_evaluator(cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
         for name in cfg.DATASETS.TEST
     ]
-    results = MaskXTrainer.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+    results = MaskXTrainer.test(cfg, model, evaluators)
     return {f"{task}_TTA": metrics for task, metrics in results.items()}

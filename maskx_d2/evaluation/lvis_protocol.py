@@ -108,12 +108,15 @@ class LVISTruth:
             size = image["height"], image["width"]
             instance["has_mask"] = has_mask(annotation)
             x, y, w, h = annotation["bbox"]
-            instance["segmentation"] = encode_mask(
+            mask = (
                 annotation["segmentation"]
                 if instance["has_mask"]
-                else [box_polygon([x, y, x + w, y + h])],
-                *size,
+                else [box_polygon([x, y, x + w, y + h])]
             )
+            try:
+                instance["segmentation"] = encode_mask(mask, *size)
+            except ValueError as e:
+                raise ValueError(f"{self._file}: annotation {annotation.get('id')}: {e}") from None
         self.instances[annotation["category_id"]].append(instance)
         self.looked_for[annotation["category_id"]].add(annotation["image_id"])
 

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from ..data import box_polygon, class_split_of, has_mask
+from ..data.rle import compressed, wrong_runs
 from ..splits import ClassSplit
 from .coco_engine import with_fastest_cocoeval
 from .rle_results import take_rles
@@ -48,8 +49,9 @@ class SplitCOCOEvaluator(COCOEvaluator):
             *args, **kwargs: see :class:`COCOEvaluator`.
 
         Raises:
-            ValueError: if the split does not fit the data set's categories, or the data set's
-                masks of B were dropped and there is no JSON file to read them from.
+            ValueError: if the split does not fit the data set's categories, the data set's
+                masks of B were dropped and there is no JSON file to read them from, or an RLE of
+                the ground truth can't be read.
         """
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file") and metadata.get("has_masks_of_boxes_only") is False:
@@ -64,6 +66,7 @@ class SplitCOCOEvaluator(COCOEvaluator):
             if not metadata.get("thing_classes"):
                 DatasetCatalog.get(dataset_name)  # a COCO JSON names them when it is loaded
             self._class_split.indices(metadata.thing_classes)
+        _check_rles(self._coco_api.dataset.get("annotations", []), dataset_name)
         self._mask_ground_truth = _ignore_maskless(self._coco_api)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -132,6 +135,27 @@ class SplitCOCOEvaluator(COCOEvaluator):
             for position, category_id in enumerate(category_ids)
             if classes[to_contiguous[category_id] if to_contiguous else category_id] in names
         ]
+
+
+def _check_rles(annotations: list[dict[str, Any]], dataset_name: str) -> None:
+    """pycocotools reads an RLE that was cut off, and what is in memory behind it."""
+    readable, ids = [], []
+    for annotation in annotations:
+        if isinstance(annotation.get("segmentation"), dict) and has_mask(annotation):
+            try:
+                readable.append(compressed(annotation["segmentation"]))
+            except ValueError as e:
+                raise ValueError(_broken(dataset_name, annotation["id"], e)) from None
+            ids.append(annotation["id"])
+    for i, problem in wrong_runs(readable):
+        raise ValueError(_broken(dataset_name, ids[i], problem))
+
+
+def _broken(dataset_name: str, annotation_id: Any, problem: object) -> str:
+    return (
+        f"data set '{dataset_name}', ground-truth annotation {annotation_id}: {problem} "
+        "`maskx check` finds all of them."
+    )
 
 
 def _ignore_maskless(coco_api: COCO) -> COCO | None:

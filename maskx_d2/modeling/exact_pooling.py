@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from detectron2.modeling.poolers import ROIPooler
 from torch import nn
 
@@ -12,13 +13,14 @@ __all__ = ["pool_exactly"]
 
 def pool_exactly(module: nn.Module) -> nn.Module:
     """
-    Make every :class:`ROIPooler` of a module pool in float32, whatever type its features have.
+    Make every :class:`ROIPooler` of a module pool in float32 under autocast.
 
     Detectron2 gives boxes the type of the features. In bfloat16, which has 8 significant bits,
     their sides are then whole multiples of 2 pixels from 256 pixels on and of 4 from 512 on, so
     that heads see another place than the one that they are to say something about; float16 does
     the same from 2,048 on. Under autocast pooling is computed in float32 in any case (torchvision
-    casts), so this costs the type of its result alone.
+    casts), so this costs the type of its result alone. A model that is of another type as a whole
+    (``model.half()``) stays as detectron2 has it, rounded boxes included.
 
     Args:
         module: any; asked twice, nothing more happens.
@@ -34,4 +36,6 @@ def pool_exactly(module: nn.Module) -> nn.Module:
 
 def _in_float32(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     features, *boxes = args
+    if not torch.is_autocast_enabled(features[0].device.type):
+        return args
     return [f.float() for f in features], *boxes

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .._files import written_whole
 from ..data import class_split_of
+from ..data.dataset_hash import dataset_hash
 from ..engine.inference import LoadedModel, settings_hash
 from ..evaluation import MaskProbe, SplitCOCOEvaluator
 from ..postprocessing import rle_masks
@@ -125,8 +126,7 @@ def _key(run: Run, dataset: str) -> str:
     split = class_split_of(dataset)
     if split is not None:
         digest.update(json.dumps({s: sorted(names) for s, names in split.sets.items()}).encode())
-    for record in DatasetCatalog.get(dataset):
-        digest.update(json.dumps(record, sort_keys=True, default=str).encode())
+    digest.update(dataset_hash(DatasetCatalog.get(dataset)).encode())
     return digest.hexdigest()
 
 
@@ -140,12 +140,17 @@ def _is_kept(folder: Path, about: dict[str, Any]) -> bool:
 
 def _evaluate(folder: Path, loaded: LoadedModel, dataset: str, tasks: tuple[str, ...]) -> None:
     (folder / "about.json").unlink(missing_ok=True)
-    # Detectron2 makes a COCO file of a data set that has none.
-    needs_file = not MetadataCatalog.get(dataset).get("json_file")
+    metadata = MetadataCatalog.get(dataset)
+    if metadata.get("json_file"):
+        _record(folder, loaded, dataset, tasks, _Recorder(dataset, tasks=tasks))
+        return
+    # Detectron2 makes a COCO file of such a data set, and names it in the metadata.
     with TemporaryDirectory() as scratch:
-        where = {"output_dir": scratch, "allow_cached_coco": False} if needs_file else {}
-        recorder = _Recorder(dataset, tasks=tasks, **where)
-        _record(folder, loaded, dataset, tasks, recorder)
+        try:
+            recorder = _Recorder(dataset, tasks=tasks, output_dir=scratch, allow_cached_coco=False)
+            _record(folder, loaded, dataset, tasks, recorder)
+        finally:
+            metadata.__dict__.pop("json_file", None)
 
 
 def _record(

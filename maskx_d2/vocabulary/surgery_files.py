@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from .._files import written_whole
@@ -120,5 +121,23 @@ def operate(
 def _class_agnostic(card: Mapping[str, Any]) -> list[str]:
     """What is one for all categories, as the config of the checkpoint's training says."""
     keys = {"bbox_pred": "cls_agnostic_bbox_reg", "predictor": "cls_agnostic_mask"}
-    config = str(card.get("config", "")).lower()
-    return [part for part, key in keys.items() if f"{key}: true" in config]
+    config = str(card.get("config", ""))
+    found = [part for part, key in keys.items() if f"{key}: true" in config.lower()]
+    if _masks_of_a_lazy_config(config) == 1:  # written out; else it is that of the ROI heads
+        found.append("predictor")
+    return found
+
+
+class _WithoutObjects(yaml.SafeLoader):
+    """Reads the yaml of LazyConfigs, Python's objects in it as None."""
+
+
+_WithoutObjects.add_multi_constructor("", lambda *_: None)
+
+
+def _masks_of_a_lazy_config(config: str) -> Any:
+    try:
+        said = yaml.load(config, _WithoutObjects)
+        return said["model"]["roi_heads"]["mask_head"]["num_classes"]
+    except (yaml.YAMLError, KeyError, TypeError):  # another kind of config, or none
+        return None

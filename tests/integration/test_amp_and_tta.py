@@ -98,6 +98,8 @@ def test_a_training_ends_with_test_time_augmentation_where_the_config_says_so(tm
     config.write_text(cfg.dump())
     run(["--config-file", str(config)])
     assert (tmp_path / "out" / "inference_TTA" / "coco_instances_results.json").is_file()
+    lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
+    assert {"bbox/AP", "bbox_TTA/AP", "segm_TTA/AP"} <= json.loads(lines[-1]).keys()
 
 
 @pytest.mark.parametrize("name", [MASKX, CLASS_AGNOSTIC])

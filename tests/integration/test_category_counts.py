@@ -42,12 +42,18 @@ def test_a_yaml_training(count, pets, tmp_path):
         engine.MaskXTrainer(cfg)
 
 
-def test_what_it_is_tested_on_counts_too(pets, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "count"), [("coco_2017_val_voc2nonvoc", 80), ("birds", 2), ("birds_val", 2)]
+)
+def test_what_it_is_tested_on_counts_too(name, count, pets, tmp_path):
+    json_file, images = write_coco(tmp_path / "birds", categories=("owl", "kiwi"))
+    register_coco_instances("birds", {}, str(json_file), str(images))  # names nothing unread
+    register_partial("birds_val", base="birds", split=ClassSplit("birds", {"owl"}, {"kiwi"}))
     cfg = tiny_cfg(
         *(MASKX, "DATASETS.TRAIN", ("pets_train",), "OUTPUT_DIR", str(tmp_path / "out")),
-        *("DATASETS.TEST", ("coco_2017_val_voc2nonvoc",)),
+        *("DATASETS.TEST", (name,)),
     )
-    says = r"'coco_2017_val_voc2nonvoc', which it is to be tested on, has 80; test on one with"
+    says = rf"'{name}', which it is to be tested on, has {count}; test on one with"
     with pytest.raises(ValueError, match=says):
         engine.MaskXTrainer(cfg)
 

@@ -429,6 +429,7 @@ def test_damaged_is_not_dangerous(tmp_path):
 def test_arrays_of_every_protocol_are_read(protocol, tmp_path):
     content = {"a": np.arange(6.0).reshape(2, 3), "b": np.float32(2), "c": ["x", 1, None, True]}
     content |= {"d": np.arange(6, dtype=">i2").reshape(2, 3).T, "e": np.array([True, False])}
+    content |= {"h": np.arange(24.0).reshape(2, 3, 4).transpose(1, 2, 0)}
     content |= {"f": np.array(["ab", "c"]), "g": (b"bytes", np.array(1.5))}
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
     np.testing.assert_equal(load_restricted(tmp_path / "a.pkl"), content)

@@ -188,12 +188,16 @@ def test_a_data_set_without_a_file(runs):
     MetadataCatalog.get("pets_in_python").thing_classes = ["cat", "dog", "cup", "car"]
     loaded = load_model(str(runs[0] / "config.yaml"), str(runs[0] / "model_final.pth"))
     tasks = ("bbox", "segm")
-    same, without = (
-        measure(find_run(runs[0]), loaded, name, tasks=tasks).results
-        for name in ("pets_val", "pets_in_python")
+    same, without, without_again = (
+        measure(find_run(run), loaded, name, tasks=tasks).results
+        for run, name in zip(
+            (runs[0], runs[0], runs[1]), ("pets_val", "pets_in_python", "pets_in_python")
+        )
     )
     for task in tasks:
         assert without[task]["AP"] == pytest.approx(same[task]["AP"])
+    assert without_again.keys() == without.keys()
+    assert MetadataCatalog.get("pets_in_python").get("json_file") is None
 
 
 def test_two_sets_have_no_trace_of_a_third(runs, tmp_path):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import tiny_cfg, write_coco
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 
+from maskx_d2 import model_zoo
 from maskx_d2.cli import main
 from maskx_d2.data import register_partial
 from maskx_d2.engine import MaskXTrainer
@@ -101,6 +103,23 @@ def test_of_one_category_what_is_for_all_stays(opts, rows, tmp_path):
     assert not build_model(cfg).load_state_dict(after, strict=False).unexpected_keys
 
 
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), ("${..num_classes}", 3)])
+def test_of_one_category_a_lazy_config_says_what_is_for_all(count, rows, tmp_path):
+    cfg = model_zoo.get_config("shapes/class_agnostic.py")
+    cfg.model.roi_heads.num_classes = 1
+    cfg.model.roi_heads.mask_head.num_classes = count
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    card = {"thing_classes": ["cat"], "config": (tmp_path / "config.yaml").read_text()}
+    state = {
+        "roi_heads.box_predictor.cls_score.weight": torch.ones(2, 4),
+        "roi_heads.mask_head.predictor.weight": torch.ones(1, 4, 1, 1),
+    }
+    torch.save({"model": state, "maskx_d2": card}, tmp_path / "one.pth")
+    operate(tmp_path / "one.pth", tmp_path / "three.pth", ["cat", "dog", "cow"])
+    after = torch.load(tmp_path / "three.pth", weights_only=True)["model"]
+    assert len(after["roi_heads.mask_head.predictor.weight"]) == rows
+
+
 def test_vectors_that_t_sees():
     state = {
         "roi_heads.box_predictor.cls_score.weight": torch.randn(5, 3),
@@ -164,6 +183,7 @@ def test_command(files, capsys):
     cfg = tiny_cfg()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     DetectionCheckpointer(build_model(cfg)).load(str(out))
+    assert main([*command, "--to", ",".join(["dog", *(f"category {i}" for i in range(80))])]) == 0
     # A near miss is pointed out.
     assert main([*command, "--to", "cats,dog"]) == 0
     assert (

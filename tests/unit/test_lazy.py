@@ -140,6 +140,10 @@ def test_settings_are_told_apart_whatever_they_are_made_of():
     assert norm(1e-6, 1) == norm(1e-6, 1), "no address in memory"
     assert len({norm(1e-6, 1), norm(1e-5, 1), norm(1e-6, 2)}) == 3
     assert "LayerNorm" in norm(1e-6, 1)
+    itself = Plain(1)
+    itself.value = itself
+    assert "Plain" in as_text(itself)
+    assert as_text(Plain({(1, 2): "a"})) != as_text(Plain({(1, 2): "b"}))
 
 
 def test_the_recommended_vitdet_has_a_hash():

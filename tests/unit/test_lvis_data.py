@@ -107,6 +107,16 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, key):
         load_lvis_json(file, str(tmp_path), {1: "a"})
 
 
+def test_sizes_are_whole_pixels(tmp_path):
+    image = {"id": 5, "height": 5.0, "width": 5, "file_name": "5.jpg"}
+    file = write_lvis(tmp_path, images=[image], annotations=[])
+    (record,) = load_lvis_json(file, str(tmp_path), {1: "a"})
+    assert type(record["height"]) is int
+    file = write_lvis(tmp_path, images=[{**image, "width": 5.5}])
+    with pytest.raises(ValueError, match=r"image 5 has a width of 5\.5, not a whole number"):
+        load_lvis_json(file, str(tmp_path), {1: "a"})
+
+
 def test_two_images_of_one_id_are_refused(tmp_path):
     image = {"id": 5, "height": 5, "width": 5, "file_name": "5.jpg"}
     file = write_lvis(tmp_path, images=[image, image])

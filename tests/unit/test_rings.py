@@ -22,6 +22,7 @@ R0 = {
     "data/annotation_checks.py",
     "data/check.py",
     "data/coco_reader.py",
+    "data/dataset_hash.py",
     "data/findings.py",
     "data/image_labels.py",
     "data/mask_extents.py",

@@ -235,6 +235,16 @@ def test_no_prediction_at_all():
     assert all(math.isnan(v) for metrics in results.values() for v in metrics.values())
 
 
+@pytest.mark.parametrize("counts", [[5, 9], "5"])
+def test_ground_truth_that_was_cut_off_is_named(counts, pets):
+    content = json.loads(pets.read_text())
+    content["annotations"][1].update(segmentation={"size": [48, 64], "counts": counts})
+    pets.write_text(json.dumps(content))
+    said = rf"data set 'pets', ground-truth annotation {content['annotations'][1]['id']}: the"
+    with pytest.raises(ValueError, match=said):
+        SplitCOCOEvaluator("pets", distributed=False)
+
+
 @pytest.mark.usefixtures("pets")
 def test_without_a_split_it_is_detectron2s_evaluator():
     evaluator = SplitCOCOEvaluator("pets", distributed=False)

@@ -21,6 +21,9 @@ class VGGBackbone(Backbone):
     ``MODEL.PIXEL_STD`` [58.395, 57.12, 57.375].
     """
 
+    #: x and y that the first feature is centred on, in pixels: its poolings don't pad.
+    first_center = 8.0
+
     def __init__(self, in_channels: int = 3, *, freeze_at: int = 0) -> None:
         """
         Args:

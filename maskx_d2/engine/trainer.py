@@ -204,6 +204,8 @@ class MaskXTrainer(DefaultTrainer):
             )
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         if cfg.MODEL.META_ARCHITECTURE == "DeepMask":  # proposals have no category to score
+            if len(cfg.DATASETS.TEST) > 1:  # each with files of its own
+                output_folder = os.path.join(output_folder, dataset_name)
             return MaskProposalEvaluator(dataset_name, output_dir=output_folder)
         if cfg.MODEL.META_ARCHITECTURE == "PeakResponseClassifier":
             return ImageLabelEvaluator(dataset_name)

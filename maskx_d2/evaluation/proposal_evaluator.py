@@ -70,14 +70,16 @@ class MaskProposalEvaluator(DatasetEvaluator):
         Raises:
             ValueError: if the split does not fit the data set's categories.
         """
-        self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
+        self._is_complete = not _lost_annotations(dataset_name)
+        self._records = {}
+        if self._is_complete:
+            self._records = {r["image_id"]: r for r in DatasetCatalog.get(dataset_name)}
         split = class_split or class_split_of(dataset_name)
         self._subsets: dict[str, list[int] | None] = {"": None}
-        if split is not None:
+        if self._is_complete and split is not None:
             classes = MetadataCatalog.get(dataset_name).thing_classes
             for letter, ids in split.indices_of_sets(classes).items():
                 self._subsets[f"_{letter}"] = ids
-        self._is_complete = not _lost_annotations(dataset_name)
         self._name, self._output_dir = dataset_name, output_dir
         self._found: dict[str, dict[int | str, Overlaps]] = {}
         self._spool: ProposalSpool | None = None
@@ -92,11 +94,12 @@ class MaskProposalEvaluator(DatasetEvaluator):
         """See :meth:`DatasetEvaluator.process`."""
         for model_input, output in zip(inputs, outputs):
             image_id = model_input["image_id"]
-            record = self._records[image_id]
             proposals = ImageProposals.from_instances(image_id, output["proposals"])
-            self._found["box_proposals"][image_id] = _box_overlaps(proposals, record)
-            if proposals.rles is not None:
-                self._found["mask_proposals"][image_id] = _mask_overlaps(proposals, record)
+            if self._is_complete:
+                record = self._records[image_id]
+                self._found["box_proposals"][image_id] = _box_overlaps(proposals, record)
+                if proposals.rles is not None:
+                    self._found["mask_proposals"][image_id] = _mask_overlaps(proposals, record)
             if self._output_dir is not None:
                 if self._spool is None:
                     name = f"{self._name}_process_{comm.get_rank()}.incomplete"

@@ -106,7 +106,8 @@ def write_proposal_file(path: str, images: Iterable[ImageProposals]) -> None:
     """
     Write the boxes in the format of ``DATASETS.PROPOSAL_FILES_TRAIN`` and ``..._TEST``.
 
-    With ``MODEL.LOAD_PROPOSALS`` detectron2 reads it in place of running a proposal generator; see
+    Detectron2 takes them in place of a proposal network's with ``MODEL.LOAD_PROPOSALS True`` and
+    ``MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals``; see
     ``detectron2.data.build.load_proposals_into_dataset``.
     """
     content: dict[str, Any] = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -23,20 +24,37 @@ from .peaks import find_peaks, peak_stimulation
 __all__ = ["PeakResponseClassifier", "Peaks"]
 
 
-class Peaks(NamedTuple):
+@dataclass(frozen=True)
+class Peaks:
     """
-    Where an image's categories respond most.
+    Where an image's categories respond most, on the CPU.
 
-    ``classes`` (P,) int64; ``points`` (P, 2) float x, y in pixels of the image, 0.5 the middle
-    of the first: what a feature is centred on in padded networks such as ResNets; ``responses``
-    (P,) logits; ``maps`` (P, H, W) float, each of sum 1: the pixels that the response is made of.
-    They are in the order of ``classes``, for each by falling response.
+    They are in the order of the categories that were looked for, for each by falling response.
+
+    Attributes:
+        classes: (P,) int64.
+        points: (P, 2) float x, y in pixels of the image, 0.5 the middle of the first.
+        responses: (P,) float, logits.
     """
 
     classes: Tensor
     points: Tensor
     responses: Tensor
-    maps: Tensor
+    _logits: list[Tensor]  # the responses, of which the image's gradient can be asked for
+    _image: Tensor
+    _size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def map(self, i: int) -> Tensor:
+        """
+        Which pixels the response of peak ``i`` is made of: (H, W) float, of sum 1.
+
+        Each call goes back through the whole network.
+        """
+        height, width = self._size
+        return response_map(self._logits[i], self._image)[:height, :width].detach().cpu()
 
 
 @META_ARCH_REGISTRY.register()
@@ -95,6 +113,9 @@ class PeakResponseClassifier(nn.Module):
         ((self._feature, shape),) = shapes.items()
         self.backbone = backbone
         self.stride: int = shape.stride
+        # Of networks that pad before they stride, such as ResNets, features begin on the first
+        # pixel; a backbone that is different says where.
+        self.first_center: float = getattr(backbone, "first_center", 0.5)
         self.num_classes, self.window = num_classes, window
         self.classifier = nn.Conv2d(shape.channels, num_classes, kernel_size=1)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -172,16 +193,15 @@ class PeakResponseClassifier(nn.Module):
                 category: what labels an image is in it.
 
         Returns:
-            Of the image as it is in ``model_input``, on the CPU.
+            Of the image as it is in ``model_input``.
         """
         images = self._preprocessed([model_input])
-        height, width = images.image_sizes[0]
         tensor = images.tensor.detach().requires_grad_()
         with peak_backprop():
             responses = self.responses(tensor)
         valid = self._valid(images, responses)
         is_peak = find_peaks(responses.detach(), valid, window=self.window)[0]
-        found, maps = [], [tensor.new_zeros(0, height, width)]
+        found, logits = [], []
         for class_id in classes:
             places = is_peak[class_id].nonzero()
             values, order = responses[0, class_id][is_peak[class_id]].sort(
@@ -190,13 +210,15 @@ class PeakResponseClassifier(nn.Module):
             count = max(int((values >= min_response).sum()), 1)
             for value, place in zip(values[:count], places[order].tolist()):
                 found.append((class_id, place[1], place[0], value.item()))
-                maps.append(response_map(value, tensor)[None, :height, :width])
+                logits.append(value)
         table = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
         return Peaks(
             table[:, 0].long(),
-            (table[:, 1:3] * self.stride + 0.5).float(),
+            (table[:, 1:3] * self.stride + self.first_center).float(),
             table[:, 3].float(),
-            torch.cat(maps).detach().cpu(),
+            logits,
+            tensor,
+            images.image_sizes[0],
         )
 
     def _preprocessed(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:

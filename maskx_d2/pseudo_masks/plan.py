@@ -23,6 +23,9 @@ __all__ = ["JobPlan", "Plan", "check_is_original"]
 #: What may have made the masks of a set before: in B of real boxes, in C of image labels.
 _SOURCES = {"B": {"grabcut", "model", "box"}, "C": {"wise", "wise+grabcut", "wise+box"}}
 
+# What an annotation says of a mask that a job has made, and that is to be made anew.
+_OF_A_MASK = ("segmentation", "mask_source", "mask_model", "mask_score", "mask_weight")
+
 _NOT_LISTED = -1  # the image of an annotation whose image is not in the file
 
 
@@ -155,7 +158,8 @@ class Plan(JobPlan):
                 return None
             image = next_target[1]
             next_target = next(targets, None)
-            changed = {k: v for k, v in annotation.items() if k != "segmentation"}
+            gone = _OF_A_MASK if "mask_source" in annotation else ("segmentation",)
+            changed = {k: v for k, v in annotation.items() if k not in gone}
             mask = done.masks(image).get(position)
             if mask is not None:
                 size = list(self.sizes[image])
@@ -195,8 +199,7 @@ def check_is_original(
 
 def _needs_mask(annotation: dict[str, Any], sets: Mapping[int, str] | None, where: str) -> bool:
     is_crowd = bool(annotation.get("iscrowd"))
-    if sets is None:
-        check_is_original(annotation, None, "B", where)
+    if sets is None:  # all masks stay, whoever made them
         try:
             return not is_crowd and not has_mask(annotation)
         except ValueError as e:

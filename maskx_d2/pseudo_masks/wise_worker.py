@@ -11,11 +11,11 @@ import torch
 from detectron2.data.detection_utils import read_image
 from numpy.typing import NDArray
 from pycocotools import mask as mask_util
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..engine.inference import LoadedModel, load_model
-from ..image_labels import PeakResponseClassifier, Peaks
+from ..image_labels import PeakResponseClassifier
 from .boxes import whole_box
 from .grabcut import grabcut_mask
 from .matching import best_covering, response_box, unlike
@@ -111,16 +111,18 @@ class InstanceFinder:
             return Result(task, [], why_unusable(task, e))
         classes = [self.classes[category_id] for category_id in task.categories]
         peaks = loaded.model.peaks(model_input, classes, self.parameters.min_response)
-        peaks = _in_size(peaks, task.height, task.width)
-        reach = loaded.model.stride / 2 * task.height / model_input["image"].shape[1]
+        _, height, width = model_input["image"].shape
+        points = peaks.points * torch.tensor([task.width / width, task.height / height])
+        reach = loaded.model.stride / 2 * task.height / height
         masks, scores = _decoded(task), [p.score for p in task.proposals]
         found = []
         for category_id, class_id in zip(task.categories, classes):
             of_class = []
             for i in (peaks.classes == class_id).nonzero()[:, 0].tolist():
-                number = best_covering(masks, scores, peaks.points[i].tolist(), reach)
+                number = best_covering(masks, scores, points[i].tolist(), reach)
                 if number is None:
-                    rle, source = self._by_grabcut(image, peaks.maps[i].numpy(), task.image)
+                    response = _in_size(peaks.map(i), image.shape[:2])
+                    rle, source = self._by_grabcut(image, response, task.image)
                 else:
                     counts = task.proposals[number].counts.encode("ascii")
                     rle = {"size": [task.height, task.width], "counts": counts}
@@ -178,13 +180,11 @@ def _load(config_file: str, weights: str, opts: tuple[str, ...]) -> LoadedModel:
     return load_model(config_file, weights, opts, detector=False)
 
 
-def _in_size(peaks: Peaks, height: int, width: int) -> Peaks:
-    """Peaks in an image of another size."""
-    ratio = torch.tensor([width / peaks.maps.shape[2], height / peaks.maps.shape[1]])
-    maps = peaks.maps
-    if len(maps) and maps.shape[1:] != (height, width):
-        maps = F.interpolate(maps[None], (height, width), mode="bilinear", antialias=True)[0]
-    return peaks._replace(points=peaks.points * ratio, maps=maps)
+def _in_size(response: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """A map of an image in the image's own size."""
+    if response.shape != size:
+        response = F.interpolate(response[None, None], size, mode="bilinear", antialias=True)[0, 0]
+    return response.numpy()
 
 
 def _decoded(task: LabelTask) -> NDArray[np.bool_]:
@@ -193,4 +193,4 @@ def _decoded(task: LabelTask) -> NDArray[np.bool_]:
     if not task.proposals:
         return np.zeros((0, *size), dtype=np.bool_)
     rles = [{"size": size, "counts": p.counts.encode("ascii")} for p in task.proposals]
-    return mask_util.decode(rles).transpose(2, 0, 1).astype(np.bool_)
+    return mask_util.decode(rles).transpose(2, 0, 1).view(np.bool_)  # they are 0 and 1

@@ -181,3 +181,15 @@ def test_its_keys_are_no_settings_of_other_models(tmp_path):
     assert hash_of() == hash_of(*changed)
     deepmask = ("MODEL.META_ARCHITECTURE", "DeepMask")
     assert hash_of(*deepmask) != hash_of(*deepmask, *changed)
+
+
+@pytest.mark.usefixtures("pets")
+def test_data_sets_do_not_write_over_each_others_proposals(tmp_path):
+    cfg = yaml_cfg(tmp_path)
+    cfg.DATASETS.TEST = ("pets_train", "pets_val")
+    MaskXTrainer.test(cfg, MaskXTrainer.build_model(cfg))
+    found = sorted((tmp_path / "run" / "inference").glob("*/*"))
+    names = ("box_proposals.pkl", "coco_proposals.json")
+    assert [f"{f.parent.name}/{f.name}" for f in found] == [
+        f"{data}/{name}" for data in ("pets_train", "pets_val") for name in names
+    ]

@@ -134,6 +134,25 @@ def test_every_box_has_a_mask_and_real_ones_stay(command, pets, tmp_path, capsys
     assert sum("segmentation" in a for r in records for a in r["annotations"]) == made + 4
 
 
+def test_what_was_labelled_is_labelled_on(command, pets, tmp_path):
+    """New boxes, and a mask that is to be made anew; the model's other masks stay."""
+    first, second = tmp_path / "labelled.json", tmp_path / "second.json"
+    assert main([*command, "--output", str(first), "--score-as-weight"]) == 0
+    content = json.loads(first.read_text())
+    made = [a for a in content["annotations"] if "mask_source" in a]
+    again, new = made[0], {k: made[1][k] for k in ("image_id", "category_id", "bbox")}
+    del again["segmentation"]
+    content["annotations"].append({**new, "id": 10**6, "iscrowd": 0})
+    first.write_text(json.dumps(content))
+    command[command.index("--dataset-json") + 1] = str(first)
+    assert main([*command, "--output", str(second)]) == 0
+    found = {a["id"]: a for a in annotations_of(second)}
+    assert all(found[a["id"]] == a for a in made[1:])
+    assert found[10**6]["segmentation"] == made[1]["segmentation"]
+    assert "mask_source" in found[again["id"]] and "mask_weight" not in found[again["id"]]
+    assert json.loads(second.read_text())["pseudo_masks"]["before"] == content["pseudo_masks"]
+
+
 def test_they_are_the_masks_of_detectron2s_own_inference(command, model, pets, tmp_path):
     output = tmp_path / "labelled.json"
     assert main([*command, "--output", str(output)]) == 0

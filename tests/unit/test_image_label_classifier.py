@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskx_d2 import add_maskx_config
+from maskx_d2.deepmask import VGGBackbone
 from maskx_d2.image_labels import (
     PeakResponseClassifier,
     find_peaks,
@@ -193,11 +194,11 @@ def test_peaks_of_the_asked_categories_with_their_maps():
     assert peaks.classes.tolist() == [0, 0, 2]  # of category 2 none is large enough: its largest
     assert peaks.responses.tolist() == [9.0, 5.0, 2.0]
     assert peaks.points.tolist() == [[4.5, 4.5], [24.5, 16.5], [12.5, 8.5]]
-    assert peaks.maps.shape == (3, 24, 32)
-    for (x0, y0), response in zip([(4, 4), (24, 16), (12, 8)], peaks.maps):
+    for i, (x0, y0) in enumerate([(4, 4), (24, 16), (12, 8)]):
+        response = peaks.map(i)
+        assert response.shape == (24, 32) and not response.requires_grad
         assert response[y0 : y0 + 4, x0 : x0 + 4].sum().item() == pytest.approx(1)
-    empty = model.peaks(x, [], 4.0)
-    assert len(empty.classes) == 0 and empty.maps.shape == (0, 24, 32)
+    assert len(peaks) == 3 and not len(model.peaks(x, [], 4.0))
 
 
 def test_scores_do_not_depend_on_the_batch():
@@ -244,11 +245,12 @@ def test_a_resnet_says_which_pixels_it_looked_at(norm):
     before = model([x])[0]["image_scores"]
     peaks = model.peaks(x, [1], -math.inf)
     assert torch.equal(model([x])[0]["image_scores"], before)
-    assert len(peaks.classes) > 1 and (peaks.maps >= 0).all()
+    assert len(peaks) > 1
     reach = 60  # at most: half of the receptive field, and a feature
     off_center = []
-    for (px, py), response in zip(peaks.points.tolist(), peaks.maps):
-        assert response.sum().item() == pytest.approx(1, abs=1e-4)
+    for i, (px, py) in enumerate(peaks.points.tolist()):
+        response = peaks.map(i)
+        assert (response >= 0).all() and response.sum().item() == pytest.approx(1, abs=1e-4)
         rows, columns = response.nonzero().unbind(1)
         assert (rows - py).abs().max() < reach and (columns - px).abs().max() < reach
         for places, size, point in ((rows, 96, py), (columns, 64, px)):
@@ -300,3 +302,21 @@ def test_it_is_built_from_a_config():
 def test_a_config_that_does_not_fit_is_refused(opts, message):
     with pytest.raises(ValueError, match=message):
         build_model(make_cfg(*opts))
+
+
+def test_features_of_vgg_have_other_centres():
+    trunk = VGGBackbone()
+    for i, layer in enumerate(trunk.features):
+        if isinstance(layer, torch.nn.MaxPool2d):
+            trunk.features[i] = torch.nn.AvgPool2d(2)  # in which all pixels have a part
+        elif isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.constant_(layer.weight, 1 / layer.in_channels)
+    model = PeakResponseClassifier(backbone=trunk, num_classes=1, pixel_mean=[0, 0, 0]).eval()
+    torch.nn.init.constant_(model.classifier.weight, 1)
+    image = torch.full((3, 320, 320), 10.0)
+    image[:, 0, 0], image[:, 150:170, 180:200] = 0, 255  # shares are of what is above the least
+    peaks = model.peaks({"image": image}, [0], math.inf)
+    rows, columns = peaks.map(0).nonzero().unbind(1)
+    assert (rows.min() > 0) and (columns.max() < 319), "else the border cuts off what it sees"
+    centre = [(int(v.min()) + int(v.max()) + 1) / 2 for v in (columns, rows)]
+    assert peaks.points[0].tolist() == centre

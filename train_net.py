@@ -9,7 +9,7 @@ The command line is that of detectron2's train_net.py; configs may be ``.yaml`` 
     ./train_net.py --config-file ... --eval-only MODEL.WEIGHTS model_final.pth
 
 To train on data of your own, register it at the top of a copy of this file, not under ``if``: with
-several GPUs every process reads the top again. The README has an example.
+several GPUs every process reads the top again. docs/DATA.md has an example.
 """
 
 from maskx_d2.engine import run

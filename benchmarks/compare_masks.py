@@ -93,7 +93,7 @@ def main() -> None:
             row += [f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]", "yes" if d.is_clear else "no"]
         table.append(row)
     headers = [f"masks on true boxes of {args.subset}", "seeds", "IoU_inst", "AR_inst", "AR"]
-    headers += [f"AR_inst less {args.reference}'s [95 %]", "clear"]
+    headers += [f"AR_inst minus {args.reference}'s [95 %]", "clear"]
     print(tabulate(table, headers=headers, tablefmt="pipe"))
 
 

@@ -77,8 +77,8 @@ def table(
         "mask AP, A",
         "AR, A",
         "of the gap in AR, B",
-        f"AP, B, less {reference}",
-        f"AR, B, less {reference}",
+        f"AP, B, minus {reference}",
+        f"AR, B, minus {reference}",
     ]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 

@@ -9,7 +9,10 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from ..config import add_maskx_config
 from ..modeling import MaskXMixin
 
-__all__ = ["ROI_HEADS_OF", "attach_cfg"]
+__all__ = ["BOX_LOSSES", "ROI_HEADS_OF", "attach_cfg", "check_learns_from_boxes"]
+
+#: What boxes without a mask teach, where they do: as in ``configs/recommended/``.
+BOX_LOSSES = {"projection_weight": 0.3, "warmup_iters": 1000}
 
 #: The Mask^X form of detectron2's ROI heads, and of this package's that train without transfer.
 ROI_HEADS_OF = {
@@ -22,7 +25,9 @@ ROI_HEADS_OF = {
 }
 
 
-def attach_cfg(cfg: CfgNode, *, transfer_input: str | None = None) -> CfgNode:
+def attach_cfg(
+    cfg: CfgNode, *, transfer_input: str | None = None, learn_from_boxes: bool = False
+) -> CfgNode:
     """
     A config of the same detector with Mask^X, in which only the mask branch is trained.
 
@@ -31,6 +36,7 @@ def attach_cfg(cfg: CfgNode, *, transfer_input: str | None = None) -> CfgNode:
             without keypoints or a mask head. It is not changed.
         transfer_input: see ``MODEL.MASKX.TRANSFER_INPUT``; by default all that the box head has:
             "cls+box", or "cls" where the box regression is class-agnostic.
+        learn_from_boxes: whether objects without a mask teach the mask branch their box.
 
     Returns:
         The config. Its schedule, data sets and ``MODEL.WEIGHTS`` are those of ``cfg``.
@@ -53,13 +59,16 @@ def attach_cfg(cfg: CfgNode, *, transfer_input: str | None = None) -> CfgNode:
             "`class MyMaskXROIHeads(MaskXMixin, …)`, register it and name it in the config; those "
             f"of {', '.join(ROI_HEADS_OF)} are found by themselves."
         )
+    is_c4 = issubclass(ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME), Res5ROIHeads)
+    if learn_from_boxes:
+        check_learns_from_boxes(is_c4)
+        model.MASKX.BOX_PROJECTION_WEIGHT = BOX_LOSSES["projection_weight"]
+        model.MASKX.BOX_WARMUP_ITERS = BOX_LOSSES["warmup_iters"]
     head = model.ROI_MASK_HEAD
     if not model.MASK_ON:  # a mask head like the box head; a Mask R-CNN keeps what it says
         head.POOLER_TYPE = model.ROI_BOX_HEAD.POOLER_TYPE
         head.POOLER_SAMPLING_RATIO = model.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO
-        # C4's res5 is most of a mask head.
-        is_c4 = issubclass(ROI_HEADS_REGISTRY.get(model.ROI_HEADS.NAME), Res5ROIHeads)
-        head.NUM_CONV = 0 if is_c4 else 4
+        head.NUM_CONV = 0 if is_c4 else 4  # C4's res5 is most of a mask head
     model.MASK_ON = True
     head.NAME = "MaskXConvUpsampleHead"
     head.CLS_AGNOSTIC_MASK = False
@@ -67,6 +76,18 @@ def attach_cfg(cfg: CfgNode, *, transfer_input: str | None = None) -> CfgNode:
     model.MASKX.TRANSFER_INPUT = transfer_input or of_boxes
     model.MASKX.FREEZE_DETECTOR = True
     return cfg
+
+
+def check_learns_from_boxes(is_c4: bool) -> None:
+    """
+    Raises:
+        ValueError: if the ROI heads are of a kind whose mask branch can't learn from boxes.
+    """
+    if is_c4:
+        raise ValueError(
+            "C4 ROI heads don't pool features for their mask head alone, so it can't learn from "
+            "boxes; leave out --learn-from-boxes."
+        )
 
 
 def _check_is_rcnn(model: CfgNode) -> None:

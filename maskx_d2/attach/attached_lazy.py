@@ -15,14 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..data import PartialMaskDatasetMapper
 from ..evaluation import SplitCOCOEvaluator
-from ..lazy import apply_maskx, target_class
+from ..lazy import apply_box_supervision, apply_maskx, target_class
+from .attached_cfg import BOX_LOSSES, check_learns_from_boxes
 
 __all__ = ["attach_lazy"]
 
 _SIZE = 14  # of a RoI in detectron2's mask heads
 
 
-def attach_lazy(cfg: DictConfig, *, transfer_input: str | None = None) -> DictConfig:
+def attach_lazy(
+    cfg: DictConfig, *, transfer_input: str | None = None, learn_from_boxes: bool = False
+) -> DictConfig:
     """
     A config of the same detector with Mask^X, in which only the mask branch is trained.
 
@@ -31,6 +34,7 @@ def attach_lazy(cfg: DictConfig, *, transfer_input: str | None = None) -> DictCo
             ``dataloader``. It is not changed.
         transfer_input: see :func:`~maskx_d2.apply_maskx`; by default all that the box head has:
             "cls+box", or "cls" where the box regression is class-agnostic.
+        learn_from_boxes: whether objects without a mask teach the mask branch their box.
 
     Returns:
         The config. Schedule, data sets and ``train.init_checkpoint`` are those of ``cfg``.
@@ -51,6 +55,9 @@ def attach_lazy(cfg: DictConfig, *, transfer_input: str | None = None) -> DictCo
     predictors = roi_heads.get("box_predictors") or [roi_heads.box_predictor]
     class_agnostic = predictors[-1].get("cls_agnostic_bbox_reg", False)
     apply_maskx(model, transfer_input=transfer_input or ("cls" if class_agnostic else "cls+box"))
+    if learn_from_boxes:
+        check_learns_from_boxes(issubclass(target_class(roi_heads), Res5ROIHeads))
+        apply_box_supervision(model, **BOX_LOSSES)
     cfg.train.freeze_detector = True
     _read_partial_masks(cfg.dataloader)
     return cfg

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig
@@ -28,6 +29,7 @@ def attached_config(
     train: Sequence[str] = (),
     test: Sequence[str] = (),
     transfer_input: str | None = None,
+    learn_from_boxes: bool = False,
     roi_cache: bool = False,
     opts: Sequence[str] = (),
 ) -> CfgNode | DictConfig:
@@ -40,7 +42,7 @@ def attached_config(
         output: the folder of the training's results.
         train: registered data sets to learn masks from; by default the config's.
         test: registered data sets to evaluate on; by default the config's.
-        transfer_input: see :func:`attach_cfg`.
+        transfer_input, learn_from_boxes: see :func:`attach_cfg`.
         roi_cache: whether the detector runs over the training set only once, see
             ``MODEL.MASKX.ROI_CACHE``. The features go to the folder ``roi_cache`` of ``output``.
         opts: overrides, as on the command line of ``train_net.py``.
@@ -54,8 +56,9 @@ def attached_config(
         if "://" not in path and not Path(path).is_file():
             raise FileNotFoundError(f"file '{path}' does not exist.")
     cache = str(Path(output, "roi_cache")) if roi_cache else ""
+    how: dict[str, Any] = {"transfer_input": transfer_input, "learn_from_boxes": learn_from_boxes}
     if is_lazy(config_file):
-        lazy = attach_lazy(load_lazy(config_file), transfer_input=transfer_input)
+        lazy = attach_lazy(load_lazy(config_file), **how)
         lazy.train.update(init_checkpoint=weights, output_dir=str(output), roi_cache=cache)
         for part, names in (("train", train), ("test", test)):
             if names:
@@ -64,7 +67,7 @@ def attached_config(
         names = lazy.dataloader.train.dataset.names
         _check_categories(names if isinstance(names, str) else names[0], _num_classes(lazy))
         return lazy
-    cfg = attach_cfg(load_config(config_file), transfer_input=transfer_input)
+    cfg = attach_cfg(load_config(config_file), **how)
     cfg.MODEL.WEIGHTS = weights
     cfg.OUTPUT_DIR = str(output)
     cfg.MODEL.MASKX.ROI_CACHE = cache

@@ -17,7 +17,7 @@ examples:
   maskx attach --config-file faster_rcnn.yaml --weights faster_rcnn.pth --output with_masks \\
       --train coco_2017_train_voc2nonvoc --test coco_2017_val_voc2nonvoc SOLVER.MAX_ITER 20000
   maskx attach --config-file faster_rcnn.yaml --weights faster_rcnn.pth --output with_masks \\
-      --train fruit_train --roi-cache SOLVER.MAX_ITER 2000
+      --train fruit_train --learn-from-boxes --roi-cache SOLVER.MAX_ITER 2000
 A run that was stopped goes on when the same command is given again.
 """
 
@@ -49,6 +49,12 @@ def add_parser(commands: Any) -> None:
         help="what the weight transfer function sees of each category (all there is)",
     )
     parser.add_argument(
+        "--learn-from-boxes",
+        action="store_true",
+        help="objects without a mask teach the mask branch that a mask reaches the sides of its "
+        "box: far better masks on photographs (docs/BEYOND.md)",
+    )
+    parser.add_argument(
         "--roi-cache",
         action="store_true",
         help="run the detector over the training set once and keep its RoI features: many times "
@@ -74,6 +80,7 @@ def _run(args: argparse.Namespace) -> int:
             train=args.train,
             test=args.test,
             transfer_input=args.transfer_input,
+            learn_from_boxes=args.learn_from_boxes,
             roi_cache=args.roi_cache,
             opts=args.opts,
         )

@@ -100,7 +100,7 @@ def _split_table(grid: Grid, results: Sequence[CellResult], split: str) -> str:
     if grid.reference:
         metric = next(iter(grid.columns.values()))
         by_method = {m: _by_seed(results, split, m, metric) for m in grid.methods}
-        headers.append(f"less {grid.reference}")
+        headers.append(f"minus {grid.reference}")
         columns.append(
             [
                 ""

@@ -279,6 +279,8 @@ def test_lazy_c4():
     cfg.model.roi_heads.pop("mask_head")
     heads = attach_lazy(cfg).model.roi_heads
     assert heads._target_.__name__ == "MaskXRes5ROIHeads"
+    with pytest.raises(ValueError, match="C4 ROI heads don't pool .* leave out --learn-from-boxes"):
+        attach_lazy(cfg, learn_from_boxes=True)
     assert instantiate(heads.mask_head).deconv.in_channels == 2048
 
 
@@ -341,6 +343,11 @@ def test_other_lazy_models_are_refused():
     cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.py")
     with pytest.raises(ValueError, match="RetinaNet has no box head"):
         attach_lazy(cfg)
+
+
+def test_c4_cannot_learn_from_boxes():
+    with pytest.raises(ValueError, match="C4 ROI heads don't pool .* leave out --learn-from-boxes"):
+        attach_cfg(narrow(*DETECTION["R-50 C4"]), learn_from_boxes=True)
 
 
 def test_class_agnostic_boxes_leave_cls_only():

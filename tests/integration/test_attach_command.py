@@ -1,5 +1,7 @@
 """``maskx attach``, from a detector's files to one checkpoint with masks."""
 
+import json
+
 import pytest
 import torch
 from conftest import tiny_cfg, write_coco
@@ -63,6 +65,19 @@ def assert_same_boxes(before, after):
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def losses_of(output):
+    lines = (output / "metrics.json").read_text().splitlines()
+    return {key for line in lines for key in json.loads(line) if key.startswith("loss_")}
+
+
+@pytest.mark.parametrize("cached", [[], ["--roi-cache"]], ids=["", "cached"])
+def test_boxes_can_teach_it_too(cached, faster_rcnn, pets):
+    output = pets / "out"
+    command = ["attach", *faster_rcnn, "--output", str(output), "--train", "pets_train"]
+    assert main([*command, "--learn-from-boxes", *cached, *SCHEDULE, "DATASETS.TEST", "()"]) == 0
+    assert {"loss_mask", "loss_box_projection"} <= losses_of(output)
+
+
 @pytest.mark.parametrize("cached", [[], ["--roi-cache"]], ids=["", "cached"])
 def test_it_trains_masks_and_leaves_the_boxes(cached, faster_rcnn, pets, capsys):
     output = pets / "out"
@@ -104,8 +119,9 @@ def test_a_lazy_config(pets):
         "dataloader.train.total_batch_size=1", "train.device=cpu",
     ]  # fmt: skip
     files = ["--config-file", str(pets / "m.yaml"), "--weights", str(pets / "m.pth")]
-    data = ["--train", "pets_train", "--test", "pets_val"]
+    data = ["--train", "pets_train", "--test", "pets_val", "--learn-from-boxes"]
     assert main(["attach", *files, "--output", str(output), *data, *opts]) == 0
+    assert {"loss_mask", "loss_box_projection"} <= losses_of(output)
     after = load_model(str(output / "attached.yaml"), str(output / "model_final.pth"))
     assert_same_boxes(model, after.model)
 

@@ -84,7 +84,7 @@ def test_differences_are_taken_seed_by_seed(tmp_path, monkeypatch):
     for cell, ap in zip(grid.cells[:6], (10.0, 20.0, 30.0, 11.0, 22.0, 33.0)):
         done(cell, ap)
     table = [line.split("|") for line in write_results(grid, tmp_path).splitlines() if "|" in line]
-    assert table[0][-2].strip() == "less class-agnostic"
+    assert table[0][-2].strip() == "minus class-agnostic"
     assert table[2][-2].strip() == ""
     # 1, 2, 3: mean 2, standard error 1 / sqrt(3), and the 97.5 % quantile of t with 2 degrees.
     assert table[3][-2].strip() == f"+2.0 ± {4.303 / 3**0.5:.1f}"

@@ -279,7 +279,9 @@ def test_lazy_c4():
     cfg.model.roi_heads.pop("mask_head")
     heads = attach_lazy(cfg).model.roi_heads
     assert heads._target_.__name__ == "MaskXRes5ROIHeads"
-    with pytest.raises(ValueError, match="C4 ROI heads don't pool .* leave out --learn-from-boxes"):
+    with pytest.raises(
+        ValueError, match=r"C4 ROI heads don't pool .* leave out --learn-from-boxes"
+    ):
         attach_lazy(cfg, learn_from_boxes=True)
     assert instantiate(heads.mask_head).deconv.in_channels == 2048
 
@@ -346,7 +348,9 @@ def test_other_lazy_models_are_refused():
 
 
 def test_c4_cannot_learn_from_boxes():
-    with pytest.raises(ValueError, match="C4 ROI heads don't pool .* leave out --learn-from-boxes"):
+    with pytest.raises(
+        ValueError, match=r"C4 ROI heads don't pool .* leave out --learn-from-boxes"
+    ):
         attach_cfg(narrow(*DETECTION["R-50 C4"]), learn_from_boxes=True)
 
 

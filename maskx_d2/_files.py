@@ -1,13 +1,14 @@
-"""Files that are there completely or not at all, whenever the process is killed."""
+"""Files that are there completely or not at all, and what they hold in few letters."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["sha256_of", "written_whole"]
 
 
 @contextmanager
@@ -24,3 +25,12 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     incomplete = Path(f"{os.fspath(path)}.incomplete")
     yield incomplete
     os.replace(incomplete, path)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Of a file, hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -75,6 +75,7 @@ def attach_cfg(
     of_boxes = "cls" if model.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG else "cls+box"
     model.MASKX.TRANSFER_INPUT = transfer_input or of_boxes
     model.MASKX.FREEZE_DETECTOR = True
+    model.MASKX.TRAINED_MODULES = []
     return cfg
 
 

@@ -59,6 +59,7 @@ def attach_lazy(
         check_learns_from_boxes(issubclass(target_class(roi_heads), Res5ROIHeads))
         apply_box_supervision(model, **BOX_LOSSES)
     cfg.train.freeze_detector = True
+    cfg.train.pop("trained_modules", None)
     _read_partial_masks(cfg.dataloader)
     return cfg
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..attach import attached_config, is_evaluated, write_attached_config
+from ..attach import attached_config, check_output, is_evaluated, write_attached_config
 from ..data.datasets import NotRegisteredError
 
 __all__ = ["add_parser"]
@@ -86,6 +86,7 @@ def _run(args: argparse.Namespace) -> int:
         )
         path = Path(args.output, "attached.yaml")
         before = path.read_bytes() if path.is_file() else None
+        check_output(cfg, args.weights, args.output)
         write_attached_config(cfg, args.output)
     except (FileNotFoundError, NotRegisteredError) as e:
         args.parser.error(str(e).rstrip("."))

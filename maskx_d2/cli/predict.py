@@ -211,6 +211,7 @@ class _Predictions:
         written = (self._folder or Path()) / f"{number:06d}_{Path(path).stem}.mp4"
         bar = tqdm(desc=Path(path).name, unit="frame", total=source.length or None)
         with bar, source, VideoFile(written, source.rate) as video:
+            i = -1
             for i, image in enumerate(islice(source, self._args.limit)):
                 picture = self._predict(Frame(image, path, {"frame": i}))
                 try:
@@ -220,6 +221,9 @@ class _Predictions:
                     self._errors.append(str(e))
                     return
                 bar.update()
+        if i < 0 and self._args.limit != 0:
+            self._errors.append(f"no frame of video '{path}' can be read; convert it to H.264.")
+            return
         self._videos += 1
 
     def _listed_name(self, frame: Frame) -> str:

@@ -148,6 +148,9 @@ def baked_lazy(cfg: DictConfig, model: BakedModel, weights: str, output_dir: str
         baked.dataloader.test.dataset.names = (
             _base_data_set(names) if isinstance(names, str) else [_base_data_set(n) for n in names]
         )
+        evaluated = OmegaConf.select(baked, "dataloader.evaluator.dataset_name")
+        if isinstance(evaluated, str):
+            baked.dataloader.evaluator.dataset_name = _base_data_set(evaluated)
     baked.train = old["train"] or {}
     for key in ("freeze_detector", "trained_modules", "roi_cache", "mask_probe", "best_checkpoint"):
         baked.train.pop(key, None)

@@ -23,7 +23,14 @@ from .lazy_main import as_text, dataset_names, is_lazy, load_lazy
 from .model_card import card_split
 from .yaml_main import load_config
 
-__all__ = ["PROPOSAL_NETWORKS", "LoadedModel", "check_detector", "load_model", "settings_hash"]
+__all__ = [
+    "PROPOSAL_NETWORKS",
+    "LoadedModel",
+    "check_detector",
+    "load_model",
+    "settings_hash",
+    "tested_on",
+]
 
 #: Models that find objects and not of which category.
 PROPOSAL_NETWORKS = (DeepMask, ProposalNetwork)
@@ -126,6 +133,15 @@ def check_detector(model: nn.Module, config_file: str, *, proposals: bool = Fals
             f"{'' if proposals else ' of categories'}; "
             "name the config of a detector. train_net.py --eval-only measures this one."
         )
+
+
+def tested_on(config_file: str) -> str | None:
+    """The first data set that a config is tested on, if it names one."""
+    if is_lazy(config_file):
+        names = dataset_names(load_lazy(config_file), "test")
+    else:
+        names = load_config(config_file).DATASETS.TEST
+    return next(iter(names), None)
 
 
 def settings_hash(config_file: str, opts: Sequence[str] = ()) -> str:

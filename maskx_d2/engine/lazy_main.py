@@ -178,9 +178,9 @@ def _saved_config(folder: str) -> str:
         return str(f.read())
 
 
-def dataset_names(cfg: DictConfig) -> list[str]:
-    """Those that a config tests on, followed by those that it trains on."""
-    return [*_names(cfg, "test"), *_names(cfg, "train")]
+def dataset_names(cfg: DictConfig, *parts: str) -> list[str]:
+    """Those that a config tests on, followed by those that it trains on; or of one part alone."""
+    return [name for part in parts or ("test", "train") for name in _names(cfg, part)]
 
 
 def _names(cfg: DictConfig, part: str) -> list[str]:

@@ -176,9 +176,10 @@ class MaskXTrainer(DefaultTrainer):
                 none: dict[str, Any] = super().test(cfg, model)
                 return none
             if cfg.TEST.MASK_PROBE and cfg.MODEL.MASK_ON:
-                folder = os.path.join(cfg.OUTPUT_DIR, "inference")
                 evaluators = [
-                    DatasetEvaluators([evaluator, MaskProbe(name, model, output_dir=folder)])
+                    DatasetEvaluators(
+                        [evaluator, MaskProbe(name, model, output_dir=_folder_of(cfg, name))]
+                    )
                     for name, evaluator in zip(cfg.DATASETS.TEST, evaluators)
                 ]
         with rle_evaluation(model, evaluators):
@@ -202,11 +203,10 @@ class MaskXTrainer(DefaultTrainer):
                 f"data set '{dataset_name}' asks for evaluator '{evaluator_type}', but only COCO's "
                 "and LVIS's are built in; override MaskXTrainer.build_evaluator."
             )
-        output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         if cfg.MODEL.META_ARCHITECTURE == "DeepMask":  # proposals have no category to score
-            if len(cfg.DATASETS.TEST) > 1:  # each with files of its own
-                output_folder = os.path.join(output_folder, dataset_name)
-            return MaskProposalEvaluator(dataset_name, output_dir=output_folder)
+            folder = output_folder or _folder_of(cfg, dataset_name)
+            return MaskProposalEvaluator(dataset_name, output_dir=folder)
+        output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         if cfg.MODEL.META_ARCHITECTURE == "PeakResponseClassifier":
             return ImageLabelEvaluator(dataset_name)
         tasks = ["bbox"]
@@ -220,6 +220,12 @@ class MaskXTrainer(DefaultTrainer):
             output_dir=output_folder,
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
+
+
+def _folder_of(cfg: CfgNode, dataset_name: str) -> str:
+    """Where what is found in a data set is written; of several, each has a folder of its own."""
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
 
 
 @contextmanager

@@ -182,10 +182,19 @@ class _Queue(contextlib.AbstractContextManager["_Queue"]):
             return  # another process was faster
         self.waiting.remove(cell)
         self.elsewhere.discard(cell.name)
+        start = None if cell.after is None else files.final_checkpoint(cell.after.folder)
+        if cell.after is not None and start is None:
+            os.close(lock)
+            self._fail(
+                cell,
+                f"can't start: the checkpoint of {cell.after.name} is gone; delete the folder "
+                f"{cell.after.folder} to have it made again",
+                1,
+            )
+            return
         resumes = files.final_checkpoint(cell.folder) is not None
         files.record_settings(cell)
-        weights = None if cell.after is None else str(files.final_checkpoint(cell.after.folder))
-        command = cell.command_line(weights)
+        command = cell.command_line(None if start is None else str(start))
         with open(cell.folder / "stdout.log", "ab") as log:
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
@@ -240,7 +249,8 @@ class _Queue(contextlib.AbstractContextManager["_Queue"]):
         self.without_result.add(cell.name)
         files.record_failed(cell, reason, exit_code)
         said = [line for line in files.last_lines(cell.folder / "stdout.log", 20) if line.strip()]
-        _say(f"{cell.name}: FAILED, {reason}; {cell.folder / 'stdout.log'} ends: {said[-1]}")
+        ends = f"; {cell.folder / 'stdout.log'} ends: {said[-1]}" if said else ""
+        _say(f"{cell.name}: FAILED, {reason}{ends}")
 
     def _update_bar(self) -> None:
         finished = self.total - len(self.waiting) - len(self.running)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .._files import sha256_of
 from .grabcut import require_opencv
 from .job import (
     Report,
@@ -21,7 +22,6 @@ from .job import (
     check_paths,
     finished_before,
     sets_of,
-    sha256_of,
     write_output,
 )
 from .parallel import run_tasks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ __all__ = [
     "described_sets",
     "finished_before",
     "sets_of",
-    "sha256_of",
     "split_of",
     "write_output",
 ]
@@ -133,15 +131,6 @@ def split_of(
     class_split = split if isinstance(split, ClassSplit) else split(names)
     class_split.indices(names)  # a split that does not fit is an error
     return class_split, categories
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Of a file."""
-    digest = sha256()
-    with Path(path).open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def finished_before(output: str | os.PathLike[str], described: dict[str, Any]) -> Report | None:

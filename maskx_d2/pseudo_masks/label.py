@@ -19,6 +19,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
+from .._files import sha256_of
 from ..data.coco_reader import read_categories
 from ..engine.inference import load_model, settings_hash
 from .job import (
@@ -28,7 +29,6 @@ from .job import (
     described_sets,
     finished_before,
     sets_of,
-    sha256_of,
     write_output,
 )
 from .model_masks import (

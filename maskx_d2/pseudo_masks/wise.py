@@ -16,6 +16,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
+from .._files import sha256_of
 from ..engine.inference import load_model, settings_hash
 from .grabcut import require_opencv
 from .job import (
@@ -23,7 +24,6 @@ from .job import (
     Split,
     check_paths,
     finished_before,
-    sha256_of,
     split_of,
     write_output,
 )

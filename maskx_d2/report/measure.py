@@ -71,7 +71,12 @@ class _Recorder(SplitCOCOEvaluator):
     ) -> dict[str, float]:
         if coco_eval is not None:
             everything = coco_eval.eval["precision"][:, :, :, 0, -1]
-            self.precision[iou_type] = everything.astype(np.float32)
+            of_each = np.full((*everything.shape[:2], len(class_names or ())), -1, dtype=np.float32)
+            for i, name in enumerate(class_names or ()):
+                position = self._positions(coco_eval.params.catIds, frozenset([name]))
+                if position:
+                    of_each[..., i] = everything[..., position[0]]
+            self.precision[iou_type] = of_each
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 

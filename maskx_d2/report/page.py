@@ -19,7 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .._files import written_whole
 from ..data import class_split_of
 from ..data.datasets import check_registered
-from ..engine.inference import LoadedModel, load_model
+from ..engine.inference import LoadedModel, load_model, tested_on
 from ..splits import ClassSplit
 from .confusions import confusions
 from .curves import line_plot, precision_curve
@@ -70,9 +70,11 @@ def make_report(
     if dataset is not None:
         check_registered(dataset)  # before models are loaded
     loaded = [load_model(str(run.config_file), str(run.weights)) for run in every]
-    dataset = dataset or loaded[0].metadata.get("name")
-    if not dataset:
-        raise ValueError("the first model's config names no data set; name one with --dataset.")
+    dataset = dataset or tested_on(str(runs[0].config_file))
+    if dataset is None:
+        raise ValueError(
+            "the first model's config names no data set to test on; name one with --dataset."
+        )
     check_registered(dataset)
     kind = MetadataCatalog.get(dataset).get("evaluator_type", "coco")
     if kind != "coco":

@@ -107,6 +107,29 @@ def test_it_trains_masks_and_leaves_the_boxes(cached, faster_rcnn, pets, capsys)
     assert torch.load(output / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
+def test_a_folder_has_one_training(faster_rcnn, pets, capsys):
+    output = pets / "out"
+    command = ["attach", *faster_rcnn, "--output", str(output), "--train", "pets_train"]
+    command += [*SCHEDULE, "DATASETS.TEST", "()"]
+    assert main(command) == 0
+    assert main([*command, "SOLVER.MAX_ITER", "3", "MODEL.DEVICE", "cpu"]) == 0
+    trained = (output / "model_final.pth").read_bytes()
+    assert main([*command[:7], "--learn-from-boxes", *command[7:]]) == 1
+    said = capsys.readouterr().err
+    assert "has MODEL.MASKX.BOX_PROJECTION_WEIGHT 0.0, not 0.3; give another --output" in said
+    state = torch.load(pets / "faster_rcnn.pth", weights_only=True)
+    torch.save({**state, "iteration": 7}, pets / "faster_rcnn.pth")
+    assert main(command) == 1
+    assert "is of the detector" in capsys.readouterr().err
+    # The detector's own folder.
+    command[command.index("--output") + 1] = str(pets)
+    (pets / "last_checkpoint").write_text("faster_rcnn.pth")
+    assert main(command) == 1
+    assert "has another training; give an --output of its own" in capsys.readouterr().err
+    assert not (pets / "attached.yaml").exists()
+    assert (output / "model_final.pth").read_bytes() == trained
+
+
 def test_a_lazy_config(pets):
     cfg = lazy()
     cfg.train.init_checkpoint = ""
@@ -124,6 +147,10 @@ def test_a_lazy_config(pets):
     assert {"loss_mask", "loss_box_projection"} <= losses_of(output)
     after = load_model(str(output / "attached.yaml"), str(output / "model_final.pth"))
     assert_same_boxes(model, after.model)
+    again = ["attach", *files, "--output", str(output), *data]
+    assert main([*again, *opts]) == 0
+    assert main([*again[:-1], *opts]) == 1, "without --learn-from-boxes"
+    assert main([*again, "--test", "pets_train", *opts]) == 1, "two to test on"
 
 
 def test_config_only(faster_rcnn, pets, capsys):

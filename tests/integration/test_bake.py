@@ -222,6 +222,7 @@ def test_data_sets_are_those_that_detectron2_knows(tmp_path):
     assert dataloader.test.dataset.names == "shapes_val"
     assert dataloader.test.mapper._target_ == "detectron2.data.DatasetMapper"
     assert dataloader.evaluator._target_ == "detectron2.evaluation.COCOEvaluator"
+    assert dataloader.evaluator.dataset_name == "shapes_val"
     assert "maskx" not in lazy.read_text().replace(str(tmp_path), "")
 
 

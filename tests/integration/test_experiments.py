@@ -115,6 +115,14 @@ def test_a_shared_run_is_trained_once_and_first(folder, capfd):
         [s["weights"] for s in starts(c)] == ["out/shared/detector/seed1/model_final.pth"]
         for c in g.cells
     )
+    # Deleted to save disk, and missed when another method comes.
+    (detector.folder / "model_final.pth").unlink()
+    methods = {name: {"config": "a.yaml", "after": "detector"} for name in ("m", "n")}
+    shared = {"detector": {"config": "a.yaml", "opts": ["EVALUATES", "no"], "per": []}}
+    capfd.readouterr()
+    assert run(grid(splits={"x": []}, shared=shared, methods=methods)) == 2, "of two seeds"
+    said = capfd.readouterr().out
+    assert "can't start: the checkpoint of shared/detector/seed1 is gone; delete the folder" in said
 
 
 def test_what_comes_after_a_failed_run_is_skipped(folder, capfd):

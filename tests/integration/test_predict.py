@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 
 from maskx_d2 import ClassSplit, model_zoo
 from maskx_d2.cli import main
+from maskx_d2.cli.videos import Video
 from maskx_d2.data import register_partial
 from maskx_d2.engine import Predictor, load_model
 
@@ -179,7 +180,7 @@ def test_some_categories_beside_another_model(trained, pets, tmp_path, capsys):
     assert "no category 'cats'; did you mean 'cat'?" in capsys.readouterr().err
 
 
-def test_a_video(trained, pets, tmp_path, capsys):
+def test_a_video(trained, pets, tmp_path, capsys, monkeypatch):
     cv2 = pytest.importorskip("cv2")
     clip = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
@@ -197,6 +198,10 @@ def test_a_video(trained, pets, tmp_path, capsys):
     assert frames[3] is None and [frame.shape for frame in frames[:3]] == [(48, 64, 3)] * 3
     images = json.loads(found.read_text())["images"]
     assert [image["frame"] for image in images] == [0, 1, 2]
+    # Of a codec that OpenCV lacks.
+    monkeypatch.setattr(Video, "__iter__", lambda _self: iter(()))
+    assert main([*argv, str(clip)]) == 1
+    assert f"no frame of video '{clip}' can be read" in capsys.readouterr().err
 
 
 def test_the_python_interface(trained, pets):

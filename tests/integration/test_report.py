@@ -19,6 +19,7 @@ from maskx_d2 import ClassSplit
 from maskx_d2.cli import main
 from maskx_d2.data import register_partial
 from maskx_d2.engine import load_model
+from maskx_d2.engine.yaml_main import load_config
 from maskx_d2.evaluation import MaskProbe, SplitCOCOEvaluator
 from maskx_d2.report import find_run
 from maskx_d2.report.confusions import Confusion, confusions
@@ -173,6 +174,19 @@ def test_another_split_under_the_same_name_is_evaluated_again(runs, tmp_path):
     assert after["bbox"] == before["bbox"]
     assert after["box_as_mask_A"].keys() == before["box_as_mask_A"].keys()
     assert after["mask_probe_A"] != before["mask_probe_A"]
+
+
+def test_a_data_set_that_is_not_known_here_is_named(runs, tmp_path, capsys):
+    argv = ["report", str(runs[0]), "--output", str(tmp_path / "report.html")]
+    DatasetCatalog.remove("pets_val")
+    MetadataCatalog.remove("pets_val")
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert "data set 'pets_val' is not registered" in capsys.readouterr().err
+    cfg = load_config(str(runs[0] / "config.yaml"), ["DATASETS.TEST", "()"])
+    (runs[0] / "config.yaml").write_text(cfg.dump())
+    assert main(argv) == 1
+    assert "names no data set to test on; name one with --dataset" in capsys.readouterr().err
 
 
 def test_a_run_of_somebody_else_is_left_as_it_is(runs, tmp_path, monkeypatch):

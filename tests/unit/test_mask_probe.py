@@ -182,6 +182,10 @@ def test_a_config_key_adds_it_to_any_evaluation(pets, tmp_path):
     results = MaskXTrainer.test(cfg, model)
     assert {"bbox", "mask_probe_A", "mask_probe_B", "box_as_mask_B"} <= set(results)
     assert (tmp_path / "inference" / "mask_probe.json").is_file()
+    cfg.DATASETS.TEST = ("pets", "pets_partial")
+    assert set(MaskXTrainer.test(cfg, model)) == {"pets", "pets_partial"}
+    for name in cfg.DATASETS.TEST:
+        assert (tmp_path / "inference" / name / "mask_probe.json").is_file()
     cfg.TEST.MASK_PROBE = False
     assert "mask_probe_B" not in MaskXTrainer.test(cfg, model)
 

@@ -2,9 +2,10 @@
 """
 The whole package on a data set that takes seconds to make and minutes to learn.
 
-Makes the shapes data set, trains Mask^X R-CNN and the class-agnostic baseline end to end with
-masks for 27 of 36 categories, evaluates both on the test images, and writes a report with
-pictures. What is there already is used again; what was interrupted goes on where it stopped::
+Makes the shapes data set and trains three models end to end with masks for 27 of 36 categories:
+the class-agnostic baseline, Mask^X R-CNN, and Mask^X that learns from the boxes of the other 9 as
+well. Evaluates them on the test images, and writes a report with pictures. What is there already is
+used again; what was interrupted goes on where it stopped::
 
     python demo/run.py
 """
@@ -32,7 +33,11 @@ from tqdm import tqdm
 from maskx_d2.engine.overrides import lazy_override
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = {"class_agnostic": "class-agnostic", "maskx": "Mask^X"}
+METHODS = {
+    "class_agnostic": "class-agnostic",
+    "maskx": "Mask^X",
+    "box_losses": "Mask^X + box losses",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "opts",
         nargs="*",
         metavar="KEY=VALUE",
-        help="overrides of configs/shapes/*.py for both trainings, such as train.seed=2",
+        help="overrides of configs/shapes/*.py for all trainings, such as train.seed=2",
     )
     args = parser.parse_args(argv)
     output = args.output.resolve()
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.time()
     _step(1, "the shapes data set")
     make_data()
-    _step(2, "training both methods, with masks for 27 of the 36 categories")
+    _step(2, "training the methods, with masks for 27 of the 36 categories")
     _forget_if_changed(output, args.opts)
     _train_all(output, args.opts)
     _step(3, "evaluation on the test images")
@@ -67,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = write_report(output, results, METHODS)
     print(f"\n{report.read_text().split('<!-- end of the tables -->')[0].strip()}\n")
     pictures = os.path.relpath(report.parent / "pictures.png")
-    print(f"These tables are in {os.path.relpath(report)}, and predictions of both methods beside")
-    print(f"the ground truth in {pictures} ({time.time() - start:.0f} s in all).")
+    print(f"These tables are in {os.path.relpath(report)}, and predictions of the methods")
+    print(f"beside the ground truth in {pictures} ({time.time() - start:.0f} s in all).")
 
 
 def make_data() -> None:
@@ -123,7 +128,7 @@ class _Run:
         self.bar = tqdm(
             total=LazyConfig.apply_overrides(LazyConfig.load(config), list(opts)).train.max_iter,
             initial=max((int(e["iteration"]) + 1 for e in _losses(output)), default=0),
-            desc=f"{METHODS[method]:>14}",
+            desc=f"{METHODS[method]:>19}",
             unit="it",
             position=position,
         )
@@ -136,7 +141,7 @@ class _Run:
             *("--config-file", config),
             *(*opts, lazy_override("train.output_dir", str(output))),
         ]
-        # Two runs share the CPU: more threads each would only get into each other's way.
+        # The runs share the CPU: more threads each would only get into each other's way.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         with open(output / "train.log", "ab") as log:
             self.process = subprocess.Popen(

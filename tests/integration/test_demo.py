@@ -18,13 +18,19 @@ def demo(shapes, output, *opts):
     )
 
 
-def test_trains_both_evaluates_and_reports_and_reuses_what_is_there(shapes, tmp_path):
+def test_trains_all_evaluates_and_reports_and_reuses_what_is_there(shapes, tmp_path):
     output = tmp_path / "Jürgen's demo (1), a=b"  # which means something in overrides
     opts = ["train.max_iter=3", "optimizer.lr=0.0001"]
     first = demo(shapes, output, *opts)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
     report = (output / "report.md").read_text()
-    for part in ("| class-agnostic ", "| Mask^X ", "mask AP50, B", "B, singles"):
+    for part in (
+        "| class-agnostic ",
+        "| Mask^X  ",
+        "| Mask^X + box losses ",
+        "mask AP50, B",
+        "B, singles",
+    ):
         assert part in report
     assert "mask AP50, B" in first.stdout and "B, singles" in first.stdout
     last = " ".join(first.stdout.splitlines()[-2:])

@@ -35,7 +35,7 @@ setup(
         "jinja2",
         "matplotlib>=3.7",
         "numpy",
-        "Pillow>=10.1",
+        "Pillow>=9.1",
         "pycocotools",
         "scipy>=1.10",
         "shapely",  # detectron2 cuts polygons with it and does not require it

@@ -81,3 +81,4 @@ _require("torch", _TORCH)
 _require_torch_2()
 _require("torchvision", f"{_TORCH} --upgrade --force-reinstall")
 _require("detectron2", _DETECTRON2)
+_require("detectron2.data", _DETECTRON2)  # old ones don't load with a new Pillow

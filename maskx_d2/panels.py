@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -28,7 +30,7 @@ def captioned(picture: _Picture, text: str) -> _Picture:
     """
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(_font_size(len(picture)))
+    font = _font(_font_size(len(picture)))
     left, top, right, bottom = draw.textbbox((2 * _GAP, 2 * _GAP), text, font=font)
     draw.rectangle((left - _GAP, top - _GAP, right + _GAP, bottom + _GAP), fill="white")
     draw.text((2 * _GAP, 2 * _GAP), text, "black", font)
@@ -50,7 +52,7 @@ def side_by_side(pictures: Mapping[str, _Picture]) -> _Picture:
     top = size + size // 2
     width = sum(picture.shape[1] + _GAP for picture in pictures.values()) - _GAP
     canvas = Image.new("RGB", (width, top + height), "white")
-    font = ImageFont.load_default(size)
+    font = _font(size)
     x = 0
     for heading, picture in pictures.items():
         strip = Image.new("RGB", (picture.shape[1], top), "white")
@@ -59,6 +61,13 @@ def side_by_side(pictures: Mapping[str, _Picture]) -> _Picture:
         canvas.paste(Image.fromarray(picture), (x, top))
         x += picture.shape[1] + _GAP
     return np.asarray(canvas)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Matplotlib's, because Pillow has had one of any size since 10.1 only, and users of older
+    # detectron2 need an older Pillow.
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), size)
 
 
 def _font_size(height: int) -> int:

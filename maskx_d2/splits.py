@@ -13,6 +13,7 @@ continues them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -38,6 +39,7 @@ __all__ = [
     "shapes_a27b9",
 ]
 
+_SHOWN = 8  # names in a message
 _SETS = ("with_masks", "boxes_only", "labels_only")  # A, B and C
 
 
@@ -200,7 +202,7 @@ def load_split(path: str | PathLike[str]) -> ClassSplit:
             raise ValueError(
                 f"category split file '{path}' needs the key '{key}' with a list of category names."
             )
-        twice = {c for c in value if value.count(c) > 1}
+        twice = {c for c, count in Counter(value).items() if count > 1}
         if twice:
             raise ValueError(
                 f"category split file '{path}' lists {_names(twice)} twice in '{key}'."
@@ -219,24 +221,24 @@ def load_split(path: str | PathLike[str]) -> ClassSplit:
 def _check_known(split_name: str, categories: Iterable[str], thing_classes: Sequence[str]) -> None:
     unknown = sorted(set(categories) - set(thing_classes))
     if unknown:
-        hints = []
-        for category in unknown:
+        hints = [f"'{category}'" for category in unknown]
+        for i, category in enumerate(unknown[:_SHOWN]):  # a search through all names each
             close = get_close_matches(category, thing_classes, n=1)
-            hints.append(f"'{category}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+            hints[i] += f" (did you mean '{close[0]}'?)" if close else ""
         raise ValueError(
             f"split '{split_name}' names {_shorten(hints)}, which the data set does not have; "
             f"its {len(thing_classes)} categories are {_names(thing_classes)}."
         )
 
 
-def _names(categories: Iterable[str], limit: int = 8) -> str:
+def _names(categories: Iterable[str], limit: int = _SHOWN) -> str:
     listed = list(categories)
     if isinstance(categories, (set, frozenset)):
         listed.sort()
     return _shorten([f"'{c}'" for c in listed], limit)
 
 
-def _shorten(items: Sequence[str], limit: int = 8) -> str:
+def _shorten(items: Sequence[str], limit: int = _SHOWN) -> str:
     more = len(items) - limit
     return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 

@@ -7,7 +7,7 @@ Of each annotation a few numbers are kept, so that a data set of any size takes 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +89,6 @@ class AnnotationChecker:
         # in 10⁷ data sets), the image, and the position of the id.
         self._ids = array("q")
         self._id_images = array("i")
-        self._other_ids: set[Hashable] = set()
         self._instances: list[npt.NDArray[np.uint64]] = []
         self._instance_images: list[npt.NDArray[np.int32]] = []
         self._instance_ids: list[npt.NDArray[np.int64]] = []
@@ -115,13 +114,12 @@ class AnnotationChecker:
         if _is_integer(annotation_id):
             self._ids.append(annotation_id)
             self._id_images.append(-1 if image is None else image)
-        elif not isinstance(annotation_id, Hashable) or annotation_id is None:
-            message = f"the annotation's id is {annotation_id!r}; give each a number of its own."
-            self._find("annotation_entry", message, image, None, image_id)
-        elif annotation_id in self._other_ids:
-            self._find("duplicate_annotation_id", _ID_TWICE, image, annotation_id, image_id)
         else:
-            self._other_ids.add(annotation_id)
+            message = (
+                f"the annotation's id is {annotation_id!r:.40}; give each an integer of its own, "
+                "below 2^63."
+            )
+            self._find("annotation_entry", message, image, None, image_id)
 
     def mark_annotated(self, image: int) -> None:
         """Say that an image has an annotation, though one that can't be checked."""

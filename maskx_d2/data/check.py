@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,10 @@ def _read_categories(
 
 def _check_names(names: Iterable[str], log: FindingLog) -> list[str]:
     listed = list(names)
-    for name in sorted({n for n in listed if listed.count(n) > 1}):
-        message = f"{listed.count(name)} categories are called '{name}'; a split can't tell them."
+    for name, count in sorted(Counter(listed).items()):
+        if count == 1:
+            continue
+        message = f"{count} categories are called '{name}'; a split can't tell them."
         log.add("duplicate_category_name", message)
     return listed
 

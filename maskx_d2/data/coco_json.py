@@ -148,8 +148,8 @@ def _instance(
     where: str,
 ) -> dict[str, Any]:
     """One annotation of the file as one of a dataset dict."""
-    if not isinstance(annotation.get("id"), int):
-        raise ValueError(f"{where} needs an integer 'id'.")
+    if type(annotation.get("id")) is not int or abs(annotation["id"]) >= 2**63:
+        raise ValueError(f"{where} needs an integer 'id' below 2^63.")
     if annotation.get("ignore", 0) != 0:
         raise ValueError(f"{where} is marked 'ignore', which detectron2 can't do; take it out.")
     category_id = annotation.get("category_id")

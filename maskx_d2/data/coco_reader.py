@@ -70,11 +70,14 @@ def _objects(path: Path, section: str, progress: bool) -> Iterator[dict[str, Any
                     )
                 yield item
         except ijson.JSONError as e:
-            what = (
-                "it may have been cut off"
-                if reader.looks_like_json
-                else "it is another kind of file; name a COCO JSON file"
-            )
+            if not reader.looks_like_json:
+                what = "it is another kind of file; name a COCO JSON file"
+            elif any(word in str(e) for word in ("NaN", "Infinity")):
+                what = "NaN and Infinity are Python's, not JSON's; leave such keys out"
+            elif "integer overflow" in str(e):
+                what = "integers are to be below 2^63"
+            else:
+                what = "it may have been cut off"
             raise ValueError(
                 f"{path} is not valid JSON: {_one_line(e)} (within the first {reader.count:,} "
                 f"bytes); {what}."

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import itertools
 import logging
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from pycocotools.coco import COCO
 from tabulate import tabulate
 
-from ..data import box_polygon, class_split_of, has_mask
-from ..data.rle import compressed, wrong_runs
+from ..data import class_split_of
 from ..splits import ClassSplit
 from .coco_engine import with_fastest_cocoeval
+from .ground_truth import evaluable, ignore_maskless, segmentations_as_in_coco
 from .rle_results import take_rles
 from .split_metrics import METRICS, subset_metrics
 
@@ -59,15 +57,17 @@ class SplitCOCOEvaluator(COCOEvaluator):
                 f"data set '{dataset_name}' was registered without the masks of set B, so they "
                 "can't be evaluated; register it with keep_masks=True."
             )
-        super().__init__(dataset_name, *args, **kwargs)
+        in_python = not metadata.get("json_file")
+        with segmentations_as_in_coco(dataset_name) if in_python else contextlib.nullcontext():
+            super().__init__(dataset_name, *args, **kwargs)
         self._may_be_fast = kwargs.get("use_fast_impl", True)
         self._class_split = class_split or class_split_of(dataset_name)
         if self._class_split is not None:
             if not metadata.get("thing_classes"):
                 DatasetCatalog.get(dataset_name)  # a COCO JSON names them when it is loaded
             self._class_split.indices(metadata.thing_classes)
-        _check_rles(self._coco_api.dataset.get("annotations", []), dataset_name)
-        self._mask_ground_truth = _ignore_maskless(self._coco_api)
+        self._coco_api = evaluable(self._coco_api, dataset_name)
+        self._mask_ground_truth = ignore_maskless(self._coco_api)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """See :meth:`COCOEvaluator.process`; masks may also be :class:`RLEMasks`."""
@@ -135,56 +135,6 @@ class SplitCOCOEvaluator(COCOEvaluator):
             for position, category_id in enumerate(category_ids)
             if classes[to_contiguous[category_id] if to_contiguous else category_id] in names
         ]
-
-
-def _check_rles(annotations: list[dict[str, Any]], dataset_name: str) -> None:
-    """pycocotools reads an RLE that was cut off, and what is in memory behind it."""
-    readable, ids = [], []
-    for annotation in annotations:
-        if isinstance(annotation.get("segmentation"), dict) and has_mask(annotation):
-            try:
-                readable.append(compressed(annotation["segmentation"]))
-            except ValueError as e:
-                raise ValueError(_broken(dataset_name, annotation["id"], e)) from None
-            ids.append(annotation["id"])
-    for i, problem in wrong_runs(readable):
-        raise ValueError(_broken(dataset_name, ids[i], problem))
-
-
-def _broken(dataset_name: str, annotation_id: Any, problem: object) -> str:
-    return (
-        f"data set '{dataset_name}', ground-truth annotation {annotation_id}: {problem} "
-        "`maskx check` finds all of them."
-    )
-
-
-def _ignore_maskless(coco_api: COCO) -> COCO | None:
-    """
-    The ground truth with every instance that has no mask turned into a crowd on its box.
-
-    None where all instances have masks.
-    """
-    dataset = coco_api.dataset
-    maskless = [a for a in dataset.get("annotations", ()) if not has_mask(a)]
-    if not maskless:
-        return None
-    logger.warning(
-        f"{len(maskless)} of {len(dataset['annotations'])} ground-truth instances have no mask: "
-        "for mask AP, detections on them count neither as right nor as wrong."
-    )
-    ignored = {}
-    for annotation in maskless:
-        x, y, w, h = annotation["bbox"]
-        polygon = box_polygon([x, y, x + w, y + h])
-        ignored[annotation["id"]] = {**annotation, "segmentation": [polygon], "iscrowd": 1}
-    result = COCO()
-    result.dataset = {
-        **dataset,
-        "annotations": [ignored.get(a["id"], a) for a in dataset["annotations"]],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        result.createIndex()
-    return result
 
 
 def _table(results: dict[str, Any], subsets: list[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -127,7 +128,7 @@ def _named_rows(path: Path, content: Any, thing_classes: Sequence[str]) -> dict[
             f"class embedding file '{path}' has {len(content)} rows, but {len(names)} categories "
             f"are named{' by the data set' if 'order' in said else f' in {sidecar}'}."
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"'{sidecar}' names {_quoted(twice)} more than once.")
     return dict(zip(names, content))

@@ -36,6 +36,14 @@ def pool_exactly(module: nn.Module) -> nn.Module:
 
 def _in_float32(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     features, *boxes = args
-    if not torch.is_autocast_enabled(features[0].device.type):
+    if not _is_autocast(features[0].device.type):
         return args
     return [f.float() for f in features], *boxes
+
+
+def _is_autocast(device_type: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:  # before torch 2.4
+        on_cpu = device_type == "cpu"
+        return torch.is_autocast_cpu_enabled() if on_cpu else torch.is_autocast_enabled()

@@ -13,7 +13,9 @@ __all__ = ["MASK_ROIS", "ground_truth_rois"]
 MASK_ROIS = ("proposals", "ground_truth")
 
 
-def ground_truth_rois(targets: Sequence[Instances], jitter: float = 0.0) -> list[Instances]:
+def ground_truth_rois(
+    targets: Sequence[Instances], jitter: float = 0.0, limit: int | None = None
+) -> list[Instances]:
     """
     The objects' own boxes as RoIs, for training.
 
@@ -22,12 +24,16 @@ def ground_truth_rois(targets: Sequence[Instances], jitter: float = 0.0) -> list
         jitter: each side of a box moves by a random part of the box's width or height, uniform in
             [-jitter, jitter] / 2, but not out of the image, so that no box loses more than
             ``jitter`` of a side.
+        limit: of an image with more objects, this many are drawn at random.
 
     Returns:
         N images' instances with all fields of the ground truth and ``proposal_boxes``.
     """
     rois = []
     for target in targets:
+        if limit is not None and len(target) > limit:
+            device = target.gt_boxes.device
+            target = target[torch.randperm(len(target), device=device)[:limit]]
         roi = Instances(target.image_size, **target.get_fields())
         boxes = target.gt_boxes.tensor.clone()
         if jitter:

@@ -118,7 +118,8 @@ class SupervisedMasksOnly:
         Args:
             *args, **kwargs: of the ROI heads, a config for one.
             mask_rois: the RoIs that the mask head is trained on: "proposals", those that the box
-                head is trained on, as in Mask R-CNN, or "ground_truth", one for each object, which
+                head is trained on, as in Mask R-CNN, or "ground_truth", one for each object (of an
+                image with more than ``batch_size_per_image``, so many at random), which
                 Deep-MAC (Birodkar et al., ICCV 2021) found to carry over to categories without
                 masks better.
             mask_roi_jitter: the part of such a RoI's width and height that may be lost: each side
@@ -198,7 +199,9 @@ class SupervisedMasksOnly:
         if not self.training or not self.mask_on:  # type: ignore[attr-defined]
             return super()._forward_mask(features, instances)  # type: ignore[misc]
         if self.mask_rois == "ground_truth":
-            instances = ground_truth_rois(self._of_batch()[1], self.mask_roi_jitter)
+            # No more than the box head sees of an image: some have thousands of objects.
+            limit: int = self.batch_size_per_image  # type: ignore[attr-defined]
+            instances = ground_truth_rois(self._of_batch()[1], self.mask_roi_jitter, limit)
         supervised = select_supervised(instances, self.num_classes)
         # PointRend samples points of RoIs itself and can't do without one.
         if getattr(self, "mask_pooler", None) is None and not any(len(i) for i in supervised):

@@ -112,6 +112,14 @@ def test_ground_truth_rois_are_one_for_each_object(monkeypatch):
     assert model.roi_heads._batch is None, "a batch must not outlive its step"
 
 
+def test_ground_truth_rois_of_a_crowded_image_are_as_many_as_the_box_heads():
+    model = build(MASKX, *GROUND_TRUTH, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 4)
+    seen = []
+    model.roi_heads.mask_head.register_forward_pre_hook(lambda _m, args: seen.append(args[1]))
+    losses(model, make_batch(make_targets([True] * 9, [0, 1, 2] * 3), make_targets([True], [3])))
+    assert [len(rois) for rois in seen[0]] == [4, 1]
+
+
 def test_unknown_rois_are_refused():
     with pytest.raises(ValueError, match="can't be trained on 'boxes'"):
         build(MASKX, "MODEL.MASKX.MASK_ROIS", "boxes")

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskx_d2.evaluation import coco_engine
 from maskx_d2.evaluation.coco_engine import new_cocoeval, with_fastest_cocoeval
-from maskx_d2.evaluation.split_evaluator import _ignore_maskless
+from maskx_d2.evaluation.ground_truth import ignore_maskless
 
 needs_fast = pytest.mark.skipif(not coco_engine.IS_FAST, reason="needs faster-coco-eval")
 SIZE = 200
@@ -64,7 +64,7 @@ def without_some_masks(truth):
     coco.dataset = copy.deepcopy(truth)
     for annotation in coco.dataset["annotations"][::3]:
         del annotation["segmentation"]
-    ignoring = _ignore_maskless(coco)
+    ignoring = ignore_maskless(coco)
     assert ignoring is not None
     return ignoring.dataset
 

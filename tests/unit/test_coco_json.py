@@ -149,6 +149,8 @@ def test_annotations_of_unlisted_images_are_counted_in_a_warning(coco, caplog):
     [
         (b"", "it may have been cut off"),
         (b"{", "it may have been cut off"),
+        (b'{"annotations": [{"id": 1, "segmentation": NaN}]}', "NaN and Infinity are .*"),
+        (b'{"categories": [{"id": 9223372036854775808}]}', "integers are to be below .*"),
         (b'\n {"categories": [{"id": 1', "it may have been cut off"),
         (b"not json", "it is another kind of file; name a COCO JSON file"),
         (b"\x89PNG\r\n\x1a\n\xff", "it is another kind of file; name a COCO JSON file"),

@@ -56,3 +56,13 @@ def test_a_model_that_is_of_another_type_as_a_whole_stays_so(kind, features, sca
     found = exact(features, boxes)
     assert found.dtype == kind
     torch.testing.assert_close(found, stock(features, boxes))
+
+
+def test_torch_that_cannot_be_asked_about_a_device(features, scales, monkeypatch):
+    """Before 2.4."""
+    exact = pool_exactly(pooler(scales))
+    with torch.autocast("cpu", torch.bfloat16), monkeypatch.context() as older:
+        older.setattr(torch, "is_autocast_enabled", lambda: False)  # of a GPU
+        assert exact(features, BOXES).dtype == torch.float32
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda: False)
+    assert exact([f.half() for f in features], BOXES).dtype == torch.float16

@@ -235,6 +235,92 @@ def test_no_prediction_at_all():
     assert all(math.isnan(v) for metrics in results.values() for v in metrics.values())
 
 
+def perfect(content):
+    """The ground truth as detections in COCO's result format."""
+    found = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for a in content["annotations"]
+    ]
+    for d in found:
+        (d["segmentation"],) = mask_util.frPyObjects(d["segmentation"][-1:], 48, 64)
+    return found
+
+
+def number_from_0(content):
+    for i, annotation in enumerate(content["annotations"]):
+        annotation["id"] = i
+
+
+def number_by_name(content):
+    for i, annotation in enumerate(content["annotations"]):
+        annotation["id"] = f"annotation {i}"
+
+
+def begin_with_short_polygons(content):
+    for i, annotation in enumerate(content["annotations"]):
+        annotation["segmentation"].insert(0, [1, 2] * (1 + i % 2))
+
+
+def leave_out_what_can_be_known(content):
+    for annotation in content["annotations"]:
+        del annotation["iscrowd"], annotation["area"]
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+@pytest.mark.parametrize(
+    "change",
+    [number_from_0, number_by_name, begin_with_short_polygons, leave_out_what_can_be_known],
+)
+def test_what_pycocotools_stumbles_over_is_evaluated(change, task, pets):
+    content = json.loads(pets.read_text())
+    found = perfect(content)
+    change(content)
+    pets.write_text(json.dumps(content))
+    DatasetCatalog.get("pets")  # which names its categories
+    assert evaluate("pets", found, task)[task]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("kind", ["bitmask", "RLE", "uncompressed RLE", "short polygon"])
+def test_masks_of_a_data_set_in_python(kind, pets, tmp_path):
+    records = DatasetCatalog.get("pets_split")
+    for record in records:
+        for i, annotation in enumerate(record["annotations"]):
+            (polygon,) = annotation["segmentation"]
+            rle = mask_util.merge(mask_util.frPyObjects([polygon], 48, 64))
+            mask = mask_util.decode(rle)
+            runs = np.diff(np.flatnonzero(np.diff(mask.T.ravel(), prepend=[2], append=[2])))
+            annotation["segmentation"] = {
+                "bitmask": mask,
+                "RLE": rle,
+                "uncompressed RLE": {"size": [48, 64], "counts": runs},
+                "short polygon": [[1, 2], polygon],
+            }[kind]
+            if i == 1:
+                annotation["segmentation"] = None
+    DatasetCatalog.register("in_python", lambda: records)
+    metadata = MetadataCatalog.get("in_python")
+    metadata.thing_classes = MetadataCatalog.get("pets_split").thing_classes
+    evaluator = SplitCOCOEvaluator("in_python", distributed=False, output_dir=str(tmp_path / "out"))
+    assert DatasetCatalog.get("in_python") is records, "and the data set is what it was"
+    truth = evaluator._coco_api.dataset["annotations"]
+    assert sum("segmentation" not in a for a in truth) == sum(
+        len(r["annotations"]) > 1 for r in records
+    )
+    evaluator.reset()
+    for record in records:
+        found = Instances((48, 64))
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in record["annotations"])]
+        found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
+        found.scores = torch.ones(len(boxes))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        found.pred_masks = torch.zeros(len(boxes), 48, 64, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(found.pred_masks, found.pred_boxes.tensor.int()):
+            mask[y0:y1, x0:x1] = True
+        evaluator.process([{"image_id": record["image_id"]}], [{"instances": found}])
+    results = evaluator.evaluate()
+    assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("counts", [[5, 9], "5"])
 def test_ground_truth_that_was_cut_off_is_named(counts, pets):
     content = json.loads(pets.read_text())

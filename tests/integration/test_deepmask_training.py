@@ -26,7 +26,7 @@ TASKS = {f"{t}_proposals{s}" for t in ("box", "mask") for s in ("", "_A", "_B")}
 
 
 @pytest.fixture
-def pets(tmp_path):
+def pets(tmp_path, no_registration_left):
     json_file, images = write_coco(tmp_path / "data", categories=PETS)
     register_coco_instances("pets", {"thing_classes": list(PETS)}, str(json_file), str(images))
     split = ClassSplit("pets", {"cat", "dog"}, {"cup", "car"})

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ from maskx_d2.modeling import freeze_detector
 
 from .branch import Branch, Fixed, Taught, measured
 from .methods import FLOORS, METHODS, Method
-from .rois import SIDE, TrainRoIs, collect_testing, collect_training
+from .rois import SIDE, TestImage, TrainRoIs, collect_testing, collect_training
 from .scenes import SCENES, Scenes
 from .tables import by_category, plot, table
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of names (all)")
     parser.add_argument("--reference", default="transfer", help="differences are from it")
-    parser.add_argument("--part", help="of what is measured on, show this one only")
+    parser.add_argument("--part", help="the only one to measure on")
     parser.add_argument(
         "--without", nargs="*", default=[], help="categories that AR is to leave out"
     )
@@ -84,15 +85,16 @@ def main() -> None:
         study = None
         for name in names:
             file = folder / split / name / f"seed{seed}_{args.iterations}.json"
-            if not file.is_file():
+            found = json.loads(file.read_text()) if file.is_file() else {}
+            if left := [part for part in parts if part not in found]:
                 if args.table_only:
                     continue
                 study = study or Study(scenes, folder, seed, split, args.iterations)
-                found = study.measure(name)
+                found |= study.measure(name, left)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with written_whole(file) as unfinished:
                     unfinished.write_text(json.dumps(found))
-            figures.setdefault(name, {})[seed] = json.loads(file.read_text())
+            figures.setdefault(name, {})[seed] = found
     for part in parts:
         lines = table(figures, part, scenes, split, args.reference, args.without)
         print(f"{part}, {split}\n{lines}\n")
@@ -112,6 +114,7 @@ class Study:
         self.split = scenes.splits[split](seed)
         self.name = f"{folder.name} {split} seed {seed}"
         self._kept: dict[str, TrainRoIs] = {}
+        self._images: dict[str, list[TestImage]] = {}
         train, test = scenes.train, scenes.parts[0]
         name = f"detector{seed % scenes.detectors}"
         if scenes.masks_tested_on:
@@ -132,18 +135,6 @@ class Study:
                 "train.amp.enabled=True",
             ],
         )
-        model = self._model(Method())
-        self.records, self.images = {}, {}
-        for part in scenes.parts:
-            # The order of a data set's images and annotations is that of its file.
-            self.records[part] = {r["image_id"]: r for r in DatasetCatalog.get(part)}
-            loader = build_detection_test_loader(
-                list(self.records[part].values()),
-                mapper=instantiate(self.cfg.dataloader.test.mapper),
-            )
-            self.images[part] = collect_testing(
-                self.detector / part, model, loader, self.records[part]
-            )
 
     @property
     def cfg(self) -> Any:
@@ -173,9 +164,10 @@ class Study:
         return self._kept[kind]
 
     def _collect(self, kind: str) -> TrainRoIs:
-        cfg = self.cfg
+        cfg, by_grabcut = self.cfg, kind == "grabcut"
+        name = f"grabcut_{self.split.name}" if by_grabcut else self.scenes.train
         loader = build_detection_test_loader(
-            get_detection_dataset_dicts(self.scenes.train),
+            get_detection_dataset_dicts(name),
             mapper=instantiate(cfg.dataloader.train.mapper),
             batch_size=4,
         )
@@ -183,17 +175,29 @@ class Study:
         # The same RoIs whichever seed comes first: augmentation draws from numpy.
         np.random.seed(0)
         torch.manual_seed(0)
-        return collect_training(self.detector / kind, model, loader, kind)
+        rois = "proposals" if by_grabcut else kind
+        return collect_training(self.detector / kind, model, loader, rois)
 
-    def measure(self, name: str) -> dict[str, Any]:
-        """Train a method's mask branch, and measure it on every part."""
+    def _tested_on(self, part: str) -> tuple[list[TestImage], dict[int, Any]]:
+        # The order of a data set's images and annotations is that of its file.
+        records = {r["image_id"]: r for r in DatasetCatalog.get(part)}
+        if part not in self._images:
+            loader = build_detection_test_loader(
+                list(records.values()), mapper=instantiate(self.cfg.dataloader.test.mapper)
+            )
+            model = self._model(Method())
+            self._images[part] = collect_testing(self.detector / part, model, loader, records)
+        return self._images[part], records
+
+    def measure(self, name: str, parts: Sequence[str]) -> dict[str, Any]:
+        """Train a method's mask branch, and measure it on parts of the scenes."""
         if name not in FLOORS:
             self._rois(METHODS[name].rois)  # kept before the clock runs
         start = time.perf_counter()
         branch = self._floor(name) if name in FLOORS else self._trained(name)
         found: dict[str, Any] = {"seconds": time.perf_counter() - start}
-        for part in self.scenes.parts:
-            found[part] = measured(branch, self.images[part], self.records[part], part, self.split)
+        for part in parts:
+            found[part] = measured(branch, *self._tested_on(part), part, self.split)
         return found
 
     def _floor(self, name: str) -> Fixed:

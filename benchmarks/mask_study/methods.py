@@ -22,7 +22,8 @@ class Method:
         boxes: what B's boxes teach: weights of the losses of
             :class:`~maskx_d2.modeling.BoxSupervision`.
         head: options of the mask head.
-        rois: the RoIs that it learns on: "proposals" or "ground_truth" (jittered).
+        rois: the RoIs that it learns on: "proposals", "ground_truth" (jittered), or "grabcut":
+            proposals, with masks of B that GrabCut made of its boxes.
         weight_decay: of T; None for that of all.
         prior: whether the mask head sees where the box head sees the category.
         contrast: weight of a loss that tells objects' pixels from background.
@@ -99,6 +100,8 @@ METHODS: dict[str, Method] = {
     ),
     "random vectors, projection": replace(_RANDOM, boxes=_PROJECTION),
     "random vectors, projection, background": replace(_RANDOM, boxes=_BOTH),
+    "GrabCut": Method(rois="grabcut", masks="all"),
+    "class-agnostic, GrabCut": replace(_AGNOSTIC, rois="grabcut", masks="all"),
     # The RoIs, and the mask head.
     "true boxes": Method(rois="ground_truth"),
     "hourglass": Method(head=_HOURGLASS),
@@ -140,6 +143,9 @@ METHODS: dict[str, Method] = {
         _AGNOSTIC, masks="all categories", rois="ground_truth"
     ),
     "oracle, transfer, as many masks": Method(masks="all categories"),
+    "oracle, transfer, true boxes, as many masks": Method(
+        masks="all categories", rois="ground_truth"
+    ),
     "oracle, as many masks, projection": replace(
         _AGNOSTIC, masks="all categories", boxes=_PROJECTION
     ),

@@ -32,9 +32,9 @@ def table(
     """
     Means and standard deviations over the seeds, and differences from a method with 95 % intervals.
 
-    That of AP is Student's over seeds; that of AR, which is over instances, a bootstrap over seeds
-    and images. Where seeds share a detector, neither covers the chance in its training. AR leaves
-    out the categories ``without``.
+    That of AP is Student's over seeds, as if none shared a detector; that of AR, which is over
+    instances, a bootstrap over detectors, their seeds and images. Where all have one detector,
+    neither covers the chance in its training. AR leaves out the categories ``without``.
     """
     names = set(scenes.classes) - set(without)
 
@@ -69,6 +69,7 @@ def table(
             d = paired_difference(
                 [_by_image(runs[s], part, counted(s, "B")) for s in common],
                 [_by_image(figures[reference][s], part, counted(s, "B")) for s in common],
+                groups=[s % scenes.detectors for s in common] if scenes.detectors > 1 else None,
             )
             row.append(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
         rows.append(row)

@@ -46,6 +46,20 @@ def test_seeds_that_differ_widen_the_interval():
     assert not restless.is_clear
 
 
+def test_seeds_that_share_a_detector_count_as_little_as_the_detectors_are():
+    # Four seeds, the first two on one detector and the others on another: +0 and +4 of them.
+    images = range(30)
+    method = [{i: [add] for i in images} for add in (0.0, 0.0, 4.0, 4.0)]
+    reference = [{i: [0.0] for i in images}] * 4
+    alone, shared = (
+        paired_difference(method, reference, groups=groups) for groups in (None, "aabb")
+    )
+    assert alone.mean == shared.mean == 2.0
+    assert (shared.low, shared.high) == (0.0, 4.0), "one in four draws has one detector only"
+    several = paired_difference(method, reference, groups=[1, 2, 3, 4])
+    assert (several.low, several.high) == (alone.low, alone.high)
+
+
 def test_it_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     found = [paired_difference(*runs(2.0, 0.0, 1, 40, rng), draws=200) for _ in range(100)]
@@ -65,3 +79,8 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
 def test_what_is_no_pair(method, reference, message):
     with pytest.raises(ValueError, match=message):
         paired_difference(method, reference)
+
+
+def test_a_seed_without_a_group():
+    with pytest.raises(ValueError, match="1 groups for 2 seeds"):
+        paired_difference([{1: [1.0]}] * 2, [{1: [1.0]}] * 2, groups=["a"])

@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -51,12 +52,16 @@ def main() -> None:
     """Do what is not done yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--methods", nargs="+", default=["*"], help="patterns of rows (all)")
     parser.add_argument("--output", type=Path, default=Path("output/three_grades"))
     parser.add_argument("--opts", nargs="*", default=[], help="for all trainings")
     args = parser.parse_args()
     args.output = args.output.resolve()
     if not REAL.is_file():
         raise SystemExit(f"{REAL} does not exist; run datasets/make_shapes.py first.")
+    chosen = {n for n in METHODS if any(fnmatch(n, pattern) for pattern in args.methods)}
+    if not chosen:
+        parser.error(f"--methods: no row is like that; there are {', '.join(METHODS)}")
     found: dict[str, list[dict[str, float]]] = {}
     pseudo: dict[str, list[dict[str, float]]] = {"masks": [], "boxes": []}
     for seed in args.seeds:
@@ -66,6 +71,8 @@ def main() -> None:
             runs.append(compared(file, boxes=kind == "boxes"))
         os.environ["MASKX_DATASETS"] = str(write_datasets(folder, file))
         for i, (name, (config, data, opts)) in enumerate(METHODS.items()):
+            if name not in chosen:
+                continue
             run = folder / f"method{i}"
             train(run, config, f"{data}_seed{seed}", seed, [*args.opts, *opts])
             found.setdefault(name, []).append(average_precisions(run))

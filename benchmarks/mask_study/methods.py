@@ -105,6 +105,7 @@ METHODS: dict[str, Method] = {
     # The RoIs, and the mask head.
     "true boxes": Method(rois="ground_truth"),
     "hourglass": Method(head=_HOURGLASS),
+    "GN": Method(head={"conv_norm": "GN"}),
     "class-agnostic, hourglass": replace(_AGNOSTIC, head=_HOURGLASS),
     "class-agnostic, true boxes": replace(_AGNOSTIC, rois="ground_truth"),
     "object prior": Method(prior=True),
@@ -114,6 +115,11 @@ METHODS: dict[str, Method] = {
     "class-agnostic, contrast": replace(_AGNOSTIC, contrast=0.3),
     # Together.
     "dropout, projection, background": Method(_dropout(0.3), boxes=_BOTH),
+    "dropout 0.5, projection, background": Method(_dropout(0.5), boxes=_BOTH),
+    "dropout 0.5, hourglass": Method(_dropout(0.5), head=_HOURGLASS),
+    "dropout 0.5, hourglass, projection, background": Method(
+        _dropout(0.5), boxes=_BOTH, head=_HOURGLASS
+    ),
     "residual, projection, background": Method(Residual, boxes=_BOTH),
     "object prior, projection, background": Method(prior=True, boxes=_BOTH),
     "contrast, projection, background": Method(boxes=_BOTH, contrast=0.3),

@@ -45,6 +45,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--split", help=f"which categories have masks: a split file, or {', '.join(SPLITS)}"
     )
+    parser.add_argument(
+        "--no-open", action="store_true", help="don't read the images' headers, which takes time"
+    )
     parser.add_argument("--limit", type=int, default=5, help="findings shown of each kind (5)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 on warnings, too")
     parser.add_argument("--json", metavar="FILE", help="write all findings there; -: print them")
@@ -78,7 +81,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, source: Source) -> CheckReport:
     if source.json_file is not None:
-        return check_coco_json(source.json_file, source.image_root, split=source.split)
+        return check_coco_json(
+            source.json_file, source.image_root, split=source.split, open_images=not args.no_open
+        )
     try:
         dataset_dicts = DatasetCatalog.get(args.dataset)
     except FileNotFoundError as e:
@@ -89,7 +94,9 @@ def _check(args: argparse.Namespace, source: Source) -> CheckReport:
             f"data set '{args.dataset}' does not name its categories; set "
             f"MetadataCatalog.get('{args.dataset}').thing_classes"
         )
-    return check_dataset_dicts(dataset_dicts, thing_classes, split=source.split)
+    return check_dataset_dicts(
+        dataset_dicts, thing_classes, split=source.split, open_images=not args.no_open
+    )
 
 
 # ------------------------------------------------------------------------------ for people

@@ -114,6 +114,9 @@ class _Predictions:
             records = DatasetCatalog.get(args.dataset) if args.dataset else []
         except FileNotFoundError as e:
             args.parser.error(f"data set '{args.dataset}' is not there: {e}")
+        except (ValueError, KeyError, AssertionError) as e:
+            reason = str(e.args[0] if e.args else repr(e)).rstrip(".")
+            args.parser.error(f"data set '{args.dataset}' can't be read: {reason}")
         self._records: list[dict[str, Any]] = records[: args.limit]
         chosen = [n.strip() for names in args.categories or [] for n in names.split(",")]
         try:

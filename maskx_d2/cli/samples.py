@@ -71,23 +71,27 @@ def _run(args: argparse.Namespace) -> int:
         loader, metadata, image_format = (_lazy if is_lazy(args.config_file) else _yaml)(args)
     except (FileNotFoundError, NotRegisteredError) as e:
         args.parser.error(str(e).rstrip("."))
-    except ValueError as e:
+    except (ValueError, AssertionError) as e:  # detectron2 asserts that there is some image
         print(f"maskx samples: {e}", file=sys.stderr)
         return 1
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     samples: Iterator[dict[str, Any]] = islice(chain.from_iterable(loader), args.limit)
     count = masks = boxes = 0
-    for i, sample in enumerate(tqdm(samples, "samples", args.limit, unit="image")):
-        image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), image_format)
-        instances = sample["instances"]
-        picture = draw_instances(image, instances, metadata, scale=args.scale)
-        name = Path(sample["file_name"]).stem
-        Image.fromarray(picture).save(output / f"{i:06d}_{name}.png")
-        count += 1
-        boxes += len(instances)
-        if instances.has("gt_has_mask"):
-            masks += int(instances.gt_has_mask.sum())
+    try:
+        for i, sample in enumerate(tqdm(samples, "samples", args.limit, unit="image")):
+            image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), image_format)
+            instances = sample["instances"]
+            picture = draw_instances(image, instances, metadata, scale=args.scale)
+            name = Path(sample["file_name"]).stem
+            Image.fromarray(picture).save(output / f"{i:06d}_{name}.png")
+            count += 1
+            boxes += len(instances)
+            if instances.has("gt_has_mask"):
+                masks += int(instances.gt_has_mask.sum())
+    except (ValueError, OSError) as e:  # an image that can't be read, or is of another size
+        print(f"maskx samples: {e} `maskx check` finds all such images.", file=sys.stderr)
+        return 1
     print(
         f"{counted(count, 'picture')} in {output}: {counted(boxes, 'box', 'boxes')}, {masks} of "
         "them with a mask."

@@ -41,6 +41,11 @@ _MISMATCH_PIXELS = 2.0
 _BATCH = 4096  # annotations: numpy's overhead per call no longer matters, memory doesn't yet
 _EXAMPLES = 3  # images named in a finding about many
 
+# Masks that tools draw around boxes have their corners. Of real objects few look like that, so a
+# category of which nearly all do was labelled with boxes.
+_BOX_CORNER_PIXELS = 1.0
+_LEAST_BOX_MASKS, _LEAST_BOX_MASK_SHARE = 5, 0.8
+
 
 @dataclass
 class ImageList:
@@ -78,6 +83,8 @@ class AnnotationChecker:
         num_images, num_classes = len(images), len(thing_classes)
         self._boxes_of_class = np.zeros(num_classes, dtype=np.int64)
         self._masks_of_class = np.zeros(num_classes, dtype=np.int64)
+        self._box_masks_of_class = np.zeros(num_classes, dtype=np.int64)
+        self._crowds_of_class = np.zeros(num_classes, dtype=np.int64)
         self._boxes_of_image = np.zeros(num_images, dtype=np.int32)
         self._masks_of_image = np.zeros(num_images, dtype=np.int32)
         self._crowds_of_image = np.zeros(num_images, dtype=np.int32)
@@ -197,6 +204,13 @@ class AnnotationChecker:
         self._check_boxes(boxes, extents, images, ids)
         has_box = np.asarray(np.isfinite(boxes).all(axis=1))
         self._count(images, categories, is_crowd, masked, has_box)
+        np.add.at(self._crowds_of_class, categories[is_crowd], 1)
+        rectangle = np.zeros(len(ids), dtype=np.bool_)
+        rectangle[self._masks.rectangles] = True
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        with np.errstate(invalid="ignore"):
+            rectangle &= (np.abs(extents - corners) <= _BOX_CORNER_PIXELS).all(axis=1)
+        np.add.at(self._box_masks_of_class, categories[rectangle & ~is_crowd], 1)
         self._remember_instances(images, categories, is_crowd, boxes, ids)
         self._start_batch()
 
@@ -296,6 +310,7 @@ class AnnotationChecker:
         for i in np.flatnonzero((crowds > 0) & (self._boxes_of_image == 0)):
             message = f"the image has no instance; its crowd regions ({crowds[i]}) teach nothing."
             self._find("crowd_only_image", message, int(i), None)
+        self._check_categories()
         unmasked = (self._boxes_of_image > 0) & (self._masks_of_image == 0)
         for kind, found, what in (
             ("images_without_annotations", ~self._annotated, "no annotation"),
@@ -318,6 +333,27 @@ class AnnotationChecker:
             images_without_masks=int(unmasked.sum()),
             crowds=int(crowds.sum()),
         )
+
+    def _check_categories(self) -> None:
+        for name, boxes, masks, box_masks, crowds in zip(
+            self._thing_classes,
+            self._boxes_of_class.tolist(),
+            self._masks_of_class.tolist(),
+            self._box_masks_of_class.tolist(),
+            self._crowds_of_class.tolist(),
+        ):
+            if crowds and not boxes:
+                self._log.add(
+                    "crowd_only_category",
+                    f"all {crowds} annotations of '{name}' are crowd regions, which teach nothing; "
+                    "some tools mark every RLE so. If they are single objects, set iscrowd to 0.",
+                )
+            if box_masks >= max(_LEAST_BOX_MASKS, _LEAST_BOX_MASK_SHARE * masks):
+                self._log.add(
+                    "mask_is_box",
+                    f"{box_masks} of {masks} masks of '{name}' are the box itself; where a tool "
+                    "made them of boxes, remove their segmentation, or they count as masks.",
+                )
 
     def _check_duplicates(self) -> None:
         ids = np.frombuffer(self._ids, dtype=np.int64)

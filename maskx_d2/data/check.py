@@ -8,23 +8,22 @@ These checks read a COCO file itself, a piece at a time, and name each annotatio
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from .._counted import counted
 from ..splits import ClassSplit
 from .annotation_checks import AnnotationChecker, ImageList
-from .coco_reader import read_section
+from .coco_reader import read_section, top_level_keys
 from .findings import CheckReport, Finding, FindingLog
+from .image_checks import check_file_names, check_files
 from .image_labels import labels_of_entry
 from .mask_extents import append_numbers
-from .partial_masks import mask_weight
+from .partial_masks import is_crowd, mask_weight
 from .supervision import SupervisionSummary
 
 __all__ = ["CheckReport", "Finding", "check_coco_json", "check_dataset_dicts"]
@@ -40,6 +39,7 @@ def check_coco_json(
     image_root: str | os.PathLike[str] | None = None,
     *,
     split: Split | None = None,
+    open_images: bool = True,
     progress: bool = True,
 ) -> CheckReport:
     """
@@ -49,6 +49,7 @@ def check_coco_json(
         json_file: path of the file.
         image_root: the folder of its images; None: whether they exist is not checked.
         split: which categories are meant to have masks; None: whatever the file has is right.
+        open_images: whether to read the images' headers.
         progress: whether to show progress bars where it takes longer than some seconds.
 
     Raises:
@@ -58,11 +59,14 @@ def check_coco_json(
     log = FindingLog()
     classes, category_positions = _read_categories(json_file, log, progress)
     images, image_positions, labels = _read_images(json_file, category_positions, log, progress)
-    _check_files(images, image_root, log, progress)
+    check_file_names(images, log)
+    check_files(images, image_root, log, addresses=False, open_files=open_images, progress=progress)
     checker = AnnotationChecker(images, classes, log)
     for position, categories in labels.items():
         checker.add_labels(position, categories)
+    empty = True
     for annotation in read_section(json_file, "annotations", progress=progress):
+        empty = False
         annotation_id, image_id = annotation.get("id"), annotation.get("image_id")
         image = _position(image_positions, image_id)
         category = _position(category_positions, annotation.get("category_id"))
@@ -95,9 +99,11 @@ def check_coco_json(
             category,
             annotation.get("bbox"),
             annotation.get("segmentation"),
-            bool(annotation.get("iscrowd")),
+            _crowd(annotation, log, image_id, annotation_id, images.file_names[image]),
             annotation_id,
         )
+    if empty and not any(labels.values()):
+        log.add("no_annotations", _without_annotations(json_file))
     return _finish(checker, images, split, log)
 
 
@@ -106,6 +112,7 @@ def check_dataset_dicts(
     thing_classes: Sequence[str],
     *,
     split: Split | None = None,
+    open_images: bool = True,
 ) -> CheckReport:
     """
     Check detectron2's "standard dataset dicts", whatever format they came from.
@@ -117,6 +124,7 @@ def check_dataset_dicts(
         dataset_dicts: the images.
         thing_classes: the names of the categories, ``category_id`` being their position.
         split: which categories are meant to have masks; None: whatever the data have is right.
+        open_images: whether to read the images' headers.
     """
     log = FindingLog()
     records = list(dataset_dicts)
@@ -134,7 +142,8 @@ def check_dataset_dicts(
         if image_id in seen:
             log.add("duplicate_image_id", _IMAGE_TWICE, image_id, file_name=file_name)
         seen.add(image_id)
-    _check_files(images, "", log, progress=False)
+    check_file_names(images, log)
+    check_files(images, "", log, addresses=True, open_files=open_images, progress=True)
     names = _check_names(thing_classes, log)
     checker = AnnotationChecker(images, names, log)
     positions = {i: i for i in range(len(names))}
@@ -143,7 +152,7 @@ def check_dataset_dicts(
         checker.add_labels(position, labels)
         for annotation in record.get("annotations", ()):
             category = annotation.get("category_id")
-            if not isinstance(category, int) or not 0 <= category < len(names):
+            if not _is_whole(category) or not 0 <= category < len(names):
                 message = f"category_id is {category!r}, not a position of {len(names)} categories."
                 image_id, file_name = images.ids[position], images.file_names[position]
                 log.add("unknown_category", message, image_id, file_name=file_name)
@@ -156,15 +165,38 @@ def check_dataset_dicts(
                 log.add("mask_weight", str(e), image_id, file_name=file_name)
             checker.add(
                 position,
-                category,
+                int(category),
                 _xywh(annotation),
                 annotation.get("segmentation"),
-                bool(annotation.get("iscrowd")),
+                _crowd(annotation, log, images.ids[position], None, images.file_names[position]),
             )
     return _finish(checker, images, split, log)
 
 
 _IMAGE_TWICE = "the image's id is used before; give each its own."
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number, Python's or numpy's."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _crowd(
+    annotation: dict[str, Any], log: FindingLog, image_id: Any, annotation_id: Any, file_name: str
+) -> bool:
+    try:
+        return is_crowd(annotation)
+    except ValueError as e:
+        log.add("annotation_entry", str(e), image_id, annotation_id, file_name)
+        return False
+
+
+def _without_annotations(json_file: str | os.PathLike[str]) -> str:
+    keys = top_level_keys(json_file)
+    if "annotations" in keys:
+        return "'annotations' is empty, and no image has labels; there is nothing to learn."
+    listed = ", ".join(f"'{key}'" for key in keys)
+    return f"the file has no 'annotations' but {listed}; rename the key if it is one of these."
 
 
 def _position(positions: dict[Any, int], key: Any) -> int | None:
@@ -235,7 +267,7 @@ def _read_images(
         if not isinstance(image_id, (int, str)):
             log.add("image_entry", f"the image {image!r:.80} needs an id.")
             continue
-        known_name = file_name if isinstance(file_name, str) else None
+        known_name = file_name if isinstance(file_name, str) and file_name else None
         if image_id in positions:
             log.add("duplicate_image_id", _IMAGE_TWICE, image_id, file_name=known_name)
             continue
@@ -256,32 +288,15 @@ def _read_images(
         if "image_labels" in image:
             of_image = _labels(image, category_positions, log, image_id, known_name)
             labels[len(images)] = of_image
+        if positions and isinstance(image_id, str) != isinstance(images.ids[0], str):
+            message = (
+                f"its id is {image_id!r} and that of the first image {images.ids[0]!r}; make all "
+                "of them numbers, or all of them text."
+            )
+            log.add("image_entry", message, image_id, file_name=known_name)
         positions[image_id] = len(images)
         images.add(image_id, known_name or "", *size)
     return images, positions, labels
-
-
-def _check_files(
-    images: ImageList,
-    image_root: str | os.PathLike[str] | None,
-    log: FindingLog,
-    progress: bool,
-) -> None:
-    if image_root is None or "://" in str(image_root):
-        return
-    root = Path(image_root)
-    if not root.is_dir():
-        message = f"the image folder '{root}' does not exist; name the one that has the images."
-        log.add("image_folder_missing", message)
-        return
-    pairs = zip(images.ids, images.file_names)
-    bar = tqdm(
-        pairs, "image files", len(images), delay=3.0, leave=False, disable=not progress, unit="file"
-    )
-    for image_id, file_name in bar:
-        if file_name and "://" not in file_name and not os.path.isfile(root / file_name):
-            message = f"there is no file '{root / file_name}'."
-            log.add("image_file_missing", message, image_id, file_name=file_name)
 
 
 _XYXY, _XYWH = 0, 1  # detectron2.structures.BoxMode

@@ -23,7 +23,7 @@ from detectron2.utils import comm
 
 from .coco_reader import read_images, read_section
 from .image_labels import keep_labels_only, read_labels
-from .partial_masks import has_mask, mask_weight, usable_polygons
+from .partial_masks import has_mask, is_crowd, mask_weight, usable_polygons
 from .rle import compressed, wrong_runs
 
 __all__ = ["add_annotations", "contiguous_ids", "is_box", "load_coco_json"]
@@ -150,11 +150,14 @@ def _instance(
     """One annotation of the file as one of a dataset dict."""
     if type(annotation.get("id")) is not int or abs(annotation["id"]) >= 2**63:
         raise ValueError(f"{where} needs an integer 'id' below 2^63.")
-    if annotation.get("ignore", 0) != 0:
+    if annotation.get("ignore"):
         raise ValueError(f"{where} is marked 'ignore', which detectron2 can't do; take it out.")
     category_id = annotation.get("category_id")
     if category_id not in contiguous:
-        raise ValueError(f"{where} has category_id {category_id}, which is not in 'categories'.")
+        raise ValueError(
+            f"{where} has category_id {category_id}, which is not in 'categories' (or not in "
+            "thing_dataset_id_to_contiguous_id, where the data set was registered with one)."
+        )
     box = annotation.get("bbox")
     if not is_box(box):
         raise ValueError(
@@ -162,12 +165,13 @@ def _instance(
         )
     instance = {
         "id": annotation["id"],
-        "iscrowd": annotation.get("iscrowd", 0),
+        "iscrowd": 0,
         "bbox": box,
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": contiguous[category_id],
     }
     try:
+        instance["iscrowd"] = int(is_crowd(annotation))
         masked = instance["category_id"] not in boxes_only and has_mask(annotation)
         segmentation = _read(annotation["segmentation"]) if masked else None
         weight = mask_weight(annotation)

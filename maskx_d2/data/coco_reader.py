@@ -14,7 +14,21 @@ from typing import Any
 import ijson
 from tqdm import tqdm
 
-__all__ = ["read_categories", "read_images", "read_list", "read_section", "whole_pixels"]
+__all__ = [
+    "read_categories",
+    "read_images",
+    "read_list",
+    "read_section",
+    "top_level_keys",
+    "whole_pixels",
+]
+
+# What some programs put first, and JSON readers, pycocotools' among them, stumble over.
+_BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "it begins with a byte order mark; save it as UTF-8 without one",
+    b"\xff\xfe": "it is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "it is UTF-16; save it as UTF-8",
+}
 
 
 def read_section(
@@ -70,7 +84,9 @@ def _objects(path: Path, section: str, progress: bool) -> Iterator[dict[str, Any
                     )
                 yield item
         except ijson.JSONError as e:
-            if not reader.looks_like_json:
+            if reader.wrong_start is not None:
+                what = reader.wrong_start
+            elif not reader.looks_like_json:
                 what = "it is another kind of file; name a COCO JSON file"
             elif any(word in str(e) for word in ("NaN", "Infinity")):
                 what = "NaN and Infinity are Python's, not JSON's; leave such keys out"
@@ -84,12 +100,19 @@ def _objects(path: Path, section: str, progress: bool) -> Iterator[dict[str, Any
             ) from e
 
 
+def top_level_keys(json_file: str | os.PathLike[str]) -> list[str]:
+    """The keys of a JSON file that is an object, in their order; the file is read through."""
+    with open(json_file, "rb") as file:
+        events = ijson.parse(file, use_float=True)
+        return [key for prefix, event, key in events if prefix == "" and event == "map_key"]
+
+
 def read_categories(json_file: str | os.PathLike[str], *, progress: bool = True) -> dict[int, str]:
     """
     The names of a COCO JSON file's categories by their id, in the order of the ids.
 
     Raises:
-        ValueError: if there are none, or two share an id.
+        ValueError: if there are none, two share an id, or an id or a name is of another type.
     """
     categories: dict[int, str] = {}
     for category in read_section(json_file, "categories", progress=progress):
@@ -99,6 +122,11 @@ def read_categories(json_file: str | os.PathLike[str], *, progress: bool = True)
             raise ValueError(
                 f"{json_file}: categories '{categories[category['id']]}' and '{category['name']}' "
                 f"share the id {category['id']}; each needs its own."
+            )
+        if type(category["id"]) is not int or not isinstance(category["name"], str):
+            raise ValueError(
+                f"{json_file}: category {category} needs a whole number as its id and text as its "
+                "name."
             )
         categories[category["id"]] = category["name"]
     if not categories:
@@ -116,10 +144,11 @@ def read_images(
     The images of a COCO JSON file, each with ``id``, ``file_name``, ``height`` and ``width``.
 
     Raises:
-        ValueError: if an image lacks one of them, its size is not of whole pixels, or two share
-            an id.
+        ValueError: if an image lacks one of them, its size is not of whole pixels, two share an
+            id, or some ids are text and some are numbers.
     """
-    seen = set()
+    seen: set[Any] = set()
+    first = None
     for image in read_section(json_file, "images", progress=progress):
         missing = [k for k in ("id", "file_name", "height", "width") if k not in image]
         if missing:
@@ -127,6 +156,12 @@ def read_images(
         if image["id"] in seen:
             raise ValueError(f"{json_file}: two images have the id {image['id']}.")
         seen.add(image["id"])
+        first = image["id"] if first is None else first
+        if isinstance(first, str) != isinstance(image["id"], str):
+            raise ValueError(
+                f"{json_file}: images have the ids {first!r} and {image['id']!r}; make all of them "
+                "numbers, or all of them text."
+            )
         for key in ("height", "width"):
             image[key] = whole_pixels(image[key], f"{json_file}: image {image['id']}", key)
         yield image
@@ -153,10 +188,13 @@ class _CountingReader:
         self._file, self._bar = file, bar
         self.count = 0
         self.looks_like_json = True
+        self.wrong_start: str | None = None
 
     def read(self, size: int = -1) -> bytes:
         data: bytes = self._file.read(size)
         if not self.count and data:
+            marks = (what for mark, what in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
+            self.wrong_start = next(marks, None)
             self.looks_like_json = data.lstrip()[:1] in (b"", b"{", b"[")
         self.count += len(data)
         self._bar.update(len(data))

@@ -241,7 +241,14 @@ def _read_categories(base: str) -> dict[int, str]:
         # Detectron2 takes LVIS's ids to be 1, 2, …, and calls one category other than the file.
         id_map = {i: i - 1 for i in range(1, len(metadata.thing_classes) + 1)}
         metadata.thing_dataset_id_to_contiguous_id = id_map
-    if id_map and metadata.get("thing_classes"):  # detectron2's own, or read before
+    if id_map and metadata.get("thing_classes"):  # detectron2's own, the user's, or read before
+        if [id_map[c] for c in sorted(id_map)] != list(range(len(id_map))):
+            raise ValueError(
+                f"data set '{base}': thing_dataset_id_to_contiguous_id does not number the ids 0, "
+                "1, 2, … in their order, as detectron2 does with a JSON file's; leave it and "
+                "thing_classes out where the data set is registered, and both are read from the "
+                "file."
+            )
         return {c: metadata.thing_classes[i] for c, i in sorted(id_map.items())}
     json_file = PathManager.get_local_path(metadata.json_file)
     categories = read_categories(json_file, progress=comm.is_main_process())

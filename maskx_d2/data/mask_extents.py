@@ -42,14 +42,28 @@ def append_numbers(numbers: array[float], values: Any) -> int:
     return len(numbers) - start
 
 
+def _is_upright_rectangle(polygon: array[float]) -> bool:
+    """Whether four points, and the first again or not, are the corners of an upright rectangle."""
+    if len(polygon) == 10 and polygon[:2] == polygon[8:]:
+        polygon = polygon[:8]
+    if len(polygon) != 8:
+        return False
+    corners = set(zip(polygon[::2], polygon[1::2]))
+    return len(corners) == 4 and len(set(polygon[::2])) == len(set(polygon[1::2])) == 2
+
+
 class MaskBatch:
     """
     The masks of a batch of annotations; :meth:`add` each, then :meth:`extents` for all.
 
     An annotation's number is its position in the batch.
+
+    Attributes:
+        rectangles: the numbers of those whose one polygon is an upright rectangle.
     """
 
     def __init__(self) -> None:
+        self.rectangles: list[int] = []
         self._coordinates: array[float] = array("d")
         self._starts: list[int] = []  # where each polygon mask's coordinates start
         self._polygon_numbers: list[int] = []
@@ -110,6 +124,8 @@ class MaskBatch:
                 continue
             del coordinates[len(coordinates) - count :]
         usable = len(coordinates) > start
+        if usable and len(polygons) == 1 and _is_upright_rectangle(coordinates[start:]):
+            self.rectangles.append(number)
         if usable:
             self._starts.append(start)
             self._polygon_numbers.append(number)

@@ -7,6 +7,7 @@ category split is known here beyond a set of category ids.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "encode_mask",
     "has_counts",
     "has_mask",
+    "is_crowd",
     "mask_weight",
     "usable_polygons",
 ]
@@ -63,6 +65,19 @@ def _is_empty(counts: Any) -> bool:
     return isinstance(counts, (str, bytes, list, np.ndarray)) and len(counts) == 0
 
 
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """
+    Whether an annotation is a crowd region: ``iscrowd`` is 1; 0, None or nothing means no.
+
+    Raises:
+        ValueError: if ``iscrowd`` is neither a number nor true or false; text would count as true.
+    """
+    value = annotation.get("iscrowd")
+    if value is not None and not isinstance(value, (numbers.Real, np.bool_)):
+        raise ValueError(f"iscrowd is {value!r:.40}, neither 0 nor 1; write a number.")
+    return bool(value)
+
+
 def mask_weight(annotation: dict[str, Any]) -> float:
     """
     How much an instance's mask counts in training, in [0, 1]; 1 where nothing is said.
@@ -71,7 +86,8 @@ def mask_weight(annotation: dict[str, Any]) -> float:
         ValueError: if ``mask_weight`` is something else.
     """
     weight = annotation.get("mask_weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not 0 <= float(weight) <= 1:
         raise ValueError(
             f"mask_weight is {weight!r:.40}, not a number from 0 to 1; leave it out where the mask "
             "counts in full."

@@ -87,14 +87,14 @@ def _completed(annotation: dict[str, Any], image: dict[str, Any], number: int) -
     changes: dict[str, Any] = {}
     if annotation["id"] != number:
         changes["id"] = number
-    if "iscrowd" not in annotation:
+    if annotation.get("iscrowd") is None:
         changes["iscrowd"] = 0
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
         usable = usable_polygons(segmentation)
         if usable and len(usable) < len(segmentation):
             changes["segmentation"] = usable
-    if "area" not in annotation:
+    if annotation.get("area") is None:
         _, _, width, height = annotation["bbox"]
         size = image.get("height"), image.get("width")
         changes["area"] = (

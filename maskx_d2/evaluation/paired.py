@@ -86,7 +86,7 @@ def paired_difference(
     for k in range(draws):
         of_seeds = _drawn(members, rng)
         of_images = rng.integers(len(images), size=len(images))
-        drawn = np.ix_(of_seeds, of_images)
+        drawn = np.ix_(np.array(of_seeds), of_images)
         means[k] = sums[drawn].sum() / max(counts[drawn].sum(), 1)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(means, [tail, 100 - tail])

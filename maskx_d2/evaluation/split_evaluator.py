@@ -67,6 +67,8 @@ class SplitCOCOEvaluator(COCOEvaluator):
                 DatasetCatalog.get(dataset_name)  # a COCO JSON names them when it is loaded
             self._class_split.indices(metadata.thing_classes)
         self._coco_api = evaluable(self._coco_api, dataset_name)
+        # faster-coco-eval takes no text as an image's id, pycocotools does.
+        self._may_be_fast &= all(type(i) is int for i in self._coco_api.imgs)
         self._mask_ground_truth = ignore_maskless(self._coco_api)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:

@@ -145,10 +145,16 @@ def test_a_data_set_of_other_categories_is_refused(trained, tmp_path, capsys):
     json_file, images = write_coco(tmp_path / "fruit", categories=("apple", "pear"))
     register_coco_instances("fruit", {}, str(json_file), str(images))
     register_coco_instances("gone", {}, str(tmp_path / "gone.json"), str(images))
+    wrong = json.loads(json_file.read_text())
+    del wrong["annotations"][0]["bbox"]
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    register_coco_instances("wrong", {}, str(tmp_path / "wrong.json"), str(images))
+    register_partial("wrong_partial", base="wrong")
     argv = ["predict", *trained, "--json", str(tmp_path / "found.json"), "--dataset"]
     for name, said in (
         ("fruit", "are not those of 'fruit'"),
         ("gone", "data set 'gone' is not there"),
+        ("wrong_partial", "data set 'wrong_partial' can't be read"),
     ):
         with pytest.raises(SystemExit) as e:
             main([*argv, name])

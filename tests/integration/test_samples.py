@@ -94,6 +94,22 @@ def test_mistakes_are_said_in_a_sentence(config, tmp_path, capsys):
     assert not (tmp_path / "samples").exists()
 
 
+@pytest.mark.usefixtures("no_registration_left")
+def test_an_image_that_is_no_image_is_said_in_a_sentence(config, tmp_path, capsys):
+    json_file, images = write_coco(tmp_path / "broken")
+    for file in images.glob("*.png"):
+        file.write_text("no image")
+    register_coco_instances("broken", {}, str(json_file), str(images))
+    register_partial("broken_partial", base="broken")
+    path = tmp_path / "config.yaml"
+    path.write_text(config.dump())
+    args = ["samples", "--config-file", str(path), "--output", str(tmp_path / "samples")]
+    assert main([*args, "DATASETS.TRAIN", "('broken_partial',)"]) == 1
+    said = capsys.readouterr().err
+    assert "maskx samples: cannot identify image file" in said and "`maskx check` finds" in said
+    assert "Traceback" not in said
+
+
 def test_a_training_says_what_has_masks(config, caplog):
     with caplog.at_level(logging.INFO, logger="maskx_d2"):
         MaskXTrainer.build_train_loader(config)

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as mask_api
 
 from maskx_d2.data import annotation_checks, findings
@@ -49,6 +50,13 @@ def clean():
         ],
         "categories": [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}],
     }
+
+
+def write_image(path, width=WIDTH, height=HEIGHT, mode="RGB", orientation=None):
+    image = Image.new(mode, (width, height))
+    if orientation is not None:
+        image.getexif()[0x0112] = orientation
+    image.save(path, exif=image.getexif())
 
 
 def check(content, tmp_path, **kwargs):
@@ -120,8 +128,18 @@ CASES = [
     ("duplicate_image_id", repeat("images"), (7, None, "7.jpg"), "used before"),
     ("image_entry", repeat("images", id=None), (None, None, None), "needs an id"),
     ("image_entry", repeat("images", id=1, file_name=None), (1, None, None), "file_name is None"),
-    ("image_entry", repeat("images", id=1, width=0), (1, None, "7.jpg"), "width 0"),
-    ("image_entry", repeat("images", id=1, height="9"), (1, None, "7.jpg"), "height is '9'"),
+    (
+        "image_entry",
+        repeat("images", id=1, file_name="1.jpg", width=0),
+        (1, None, "1.jpg"),
+        "width 0",
+    ),
+    (
+        "image_entry",
+        repeat("images", id=1, file_name="1.jpg", height="9"),
+        (1, None, "1.jpg"),
+        "height is '9'",
+    ),
     ("duplicate_category_id", repeat("categories", name="x"), (None,) * 3, "'cat' and 'x' share"),
     ("duplicate_category_name", repeat("categories", id=9), (None,) * 3, "2 categories"),
     ("category_entry", repeat("categories", name=None), (None,) * 3, "needs a number"),
@@ -141,6 +159,10 @@ CASES = [
     ("box_outside_image", edit(bbox=[4, -9, 9, 9], segmentation=None), ANNOTATION_1, "4, -9"),
     ("box_beyond_image", edit(bbox=[50, 6, 16, 9], segmentation=None), ANNOTATION_1, "2 pixels"),
     ("box_beyond_image", edit(bbox=[-2, 6, 9, 9], segmentation=None), ANNOTATION_1, "2 pixels"),
+    ("annotation_entry", edit(iscrowd="0"), ANNOTATION_1, "iscrowd is '0'"),
+    ("image_entry", repeat("images", id="x", file_name="x.jpg"), ("x", None, "x.jpg"), "first"),
+    ("image_entry", repeat("images", id=1, file_name=""), (1, None, None), "file_name is ''"),
+    ("duplicate_file_name", repeat("images", id=1), (1, None, "7.jpg"), "that of image 7"),
     ("ignored_annotation", edit(ignore=1), ANNOTATION_1, "'ignore' is 1"),
     ("mask_weight", edit(mask_weight=1.5), ANNOTATION_1, "mask_weight is 1.5"),
     ("mask_weight", edit(mask_weight="high"), ANNOTATION_1, "mask_weight is 'high'"),
@@ -233,7 +255,9 @@ def test_a_defect_is_found_named_and_the_only_finding(kind, damage, where, messa
 
 def test_every_kind_of_finding_has_a_test():
     elsewhere = {"image_folder_missing", "image_file_missing", "split_names"}
-    elsewhere |= {"split_without_masks", "split_without_boxes"}
+    elsewhere |= {"split_without_masks", "split_without_boxes", "image_unreadable"}
+    elsewhere |= {"image_size_differs", "image_depth", "no_annotations", "mask_is_box"}
+    elsewhere |= {"crowd_only_category"}
     notes = {kind for kind, (severity, _) in KINDS.items() if severity == "note"}
     assert {case[0] for case in CASES} | elsewhere | notes == set(KINDS)
 
@@ -324,11 +348,36 @@ def test_very_many_rles_are_checked_at_once(tmp_path):
 
 def test_image_files_are_looked_for_where_the_folder_is_known(tmp_path):
     for name in ("7.jpg", "9.jpg"):
-        (tmp_path / name).touch()
+        write_image(tmp_path / name)
     (finding,) = defects(check(clean(), tmp_path, image_root=tmp_path))
     assert (finding.kind, finding.image_id, finding.file_name) == ("image_file_missing", 8, "8.jpg")
-    (tmp_path / "8.jpg").touch()
+    write_image(tmp_path / "8.jpg")
     assert defects(check(clean(), tmp_path, image_root=tmp_path)) == []
+    content = clean()
+    content["images"][0]["file_name"] = "https://x.org/7.jpg"
+    (finding,) = defects(check(content, tmp_path, image_root=tmp_path))
+    assert finding.kind == "image_file_missing" and "is an address" in finding.message
+
+
+def test_image_headers_are_read(tmp_path):
+    write_image(tmp_path / "7.jpg", HEIGHT, WIDTH, orientation=6)  # upright as the file says
+    write_image(tmp_path / "8.jpg", orientation=6)
+    (tmp_path / "9.jpg").write_text("no image")
+    unreadable, turned = defects(check(clean(), tmp_path, image_root=tmp_path))
+    assert (unreadable.kind, unreadable.file_name) == ("image_unreadable", "9.jpg")
+    assert (turned.kind, turned.file_name) == ("image_size_differs", "8.jpg")
+    assert "has 48 x 64 pixels" in turned.message and "says 64 x 48; its EXIF" in turned.message
+    assert defects(check(clean(), tmp_path, image_root=tmp_path, open_images=False)) == []
+
+    content = clean()
+    content["images"] = [{**content["images"][0], "file_name": "7.png"}]
+    content["annotations"] = content["annotations"][:1]
+    write_image(tmp_path / "7.png", WIDTH + 1, mode="I;16")
+    wrong_size, deep = defects(check(content, tmp_path, image_root=tmp_path))
+    assert wrong_size.message.endswith(
+        "has 65 x 48 pixels (width x height), but the data set says 64 x 48."
+    )
+    assert deep.kind == "image_depth" and "more than 8 bits" in deep.message
 
 
 def test_a_missing_image_folder_is_one_finding(tmp_path):
@@ -351,7 +400,9 @@ def test_a_mixed_category_is_a_note(tmp_path):
 
 def test_what_is_missing_is_one_note_with_examples(tmp_path):
     content = clean()
-    content["images"] += [{**content["images"][0], "id": i} for i in range(20, 40)]
+    content["images"] += [
+        {**content["images"][0], "id": i, "file_name": f"{i}.jpg"} for i in range(20, 40)
+    ]
     content["categories"] += [{"id": i, "name": f"c{i}"} for i in range(20, 30)]
     notes = {f.kind: f.message for f in check(content, tmp_path).findings}
     assert notes == {
@@ -397,7 +448,9 @@ def with_zebras(content):
     """Two images are labelled with a category that has no box anywhere; one has nothing else."""
     content["categories"].append({"id": 9, "name": "zebra"})
     content["images"][0]["image_labels"] = [2, 9]
-    content["images"].append({**content["images"][0], "id": 10, "image_labels": [9]})
+    content["images"].append(
+        {**content["images"][0], "id": 10, "file_name": "10.jpg", "image_labels": [9]}
+    )
     return content
 
 
@@ -453,7 +506,56 @@ def test_a_json_without_categories_is_refused(tmp_path):
 
 def test_a_file_with_categories_only_is_checked(tmp_path):
     report = check({"categories": [{"id": 1, "name": "cat"}]}, tmp_path)
-    assert report.ok and report.summary.num_images == 0
+    assert report.summary.num_images == 0 and set(report.counts) == {
+        "no_annotations",
+        "category_without_instances",
+    }
+
+
+def test_a_file_without_annotations_is_an_error(tmp_path):
+    content = clean()
+    content["annotation"] = content.pop("annotations")
+    (finding,) = (f for f in check(content, tmp_path).findings if f.severity == "error")
+    assert finding.kind == "no_annotations"
+    assert "no 'annotations' but 'images', 'categories', 'annotation'" in finding.message
+    (finding,) = defects(check({**clean(), "annotations": []}, tmp_path))
+    assert finding.kind == "no_annotations" and "'annotations' is empty" in finding.message
+
+
+def test_categories_of_crowds_only_are_told(tmp_path):
+    content = clean()
+    for annotation in content["annotations"]:
+        if annotation["category_id"] == 2:
+            annotation["iscrowd"] = 1
+    findings = {f.kind: f.message for f in defects(check(content, tmp_path))}
+    assert findings["crowd_only_category"].startswith("all 3 annotations of 'cat' are crowd")
+
+
+def test_masks_that_are_boxes_are_told(tmp_path):
+    def with_masks(*polygons):
+        content = clean()
+        content["annotations"] = [
+            {
+                **{"id": i, "image_id": 7, "category_id": 2, "bbox": [4, 6, 10 + i, 9]},
+                "segmentation": [polygon(4, 6, 14 + i, 15)],
+            }
+            for i, polygon in enumerate(polygons)
+        ]
+        return [f for f in defects(check(content, tmp_path)) if f.kind == "mask_is_box"]
+
+    def box(x0, y0, x1, y1):
+        return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+    def closed(*corners):
+        return [*box(*corners), *corners[:2]]
+
+    def cut(x0, y0, x1, y1):
+        return [x0, y0, x1, y0, x1, y1, x0, y1 - 4]
+
+    (finding,) = with_masks(box, closed, box, box, box, cut)
+    assert finding.message.startswith("5 of 6 masks of 'cat' are the box itself")
+    assert not with_masks(box, box, box, box), "few may be chance"
+    assert not with_masks(box, box, box, box, box, cut, cut), "5 of 7 are not most"
 
 
 def test_the_machine_form_has_everything(tmp_path):
@@ -485,7 +587,7 @@ def test_of_very_many_findings_some_are_kept_and_all_counted(tmp_path, monkeypat
 
 def records(tmp_path):
     file = tmp_path / "a.jpg"
-    file.touch()
+    write_image(file)
     bitmask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     bitmask[6:16, 4:24] = True
     return [
@@ -500,6 +602,14 @@ def records(tmp_path):
             ],
         }
     ]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    dataset_dicts = records(tmp_path)
+    for annotation in dataset_dicts[0]["annotations"]:
+        annotation["category_id"] = np.int64(annotation["category_id"])
+        annotation.update(mask_weight=np.float32(0.5), iscrowd=np.int64(0))
+    assert defects(check_dataset_dicts(dataset_dicts, ["cat", "dog"])) == []
 
 
 def test_clean_dataset_dicts_have_no_findings(tmp_path):

@@ -123,11 +123,13 @@ def bad(section, number, **changes):
         (bad("annotations", 5, bbox=[1, 2, 3]), r"annotation 6 .*four numbers.*\[1, 2, 3\]"),
         (bad("annotations", 5, category_id=5), r"annotation 6 .*category_id 5.*'categories'"),
         (bad("annotations", 5, ignore=1), r"annotation 6 of image 2 is marked 'ignore'"),
+        (bad("annotations", 5, iscrowd="1"), r"annotation 6 of image 2: iscrowd is '1'"),
         (bad("annotations", 5, segmentation=[1, 2, 3, 4, 5, 6]), r"annotation 6 .*\[\[x1, y1"),
         (bad("annotations", 5, mask_weight=2), r"annotation 6 of image 2: mask_weight is 2"),
         (bad("annotations", 5, id=3), r"1 annotation ids .*such as 3"),
         (bad("annotations", 5, id="six"), r"annotation six .*integer 'id'"),
         (bad("images", 2, id=1), r"two images have the id 1"),
+        (bad("images", 2, id="3"), r"images have the ids 1 and '3'; make all of them numbers"),
         (bad("images", 2, width=None), r"image 3 has no 'width'"),
     ],
 )
@@ -135,6 +137,15 @@ def test_what_cannot_be_used_is_named(coco, change, message):
     json_file, images = coco(change)
     with pytest.raises(ValueError, match=message):
         load_coco_json(json_file, images, CATEGORIES)
+
+
+def test_nothing_is_said_of_crowds_by_none(coco):
+    def change(data):
+        for annotation in data["annotations"]:
+            annotation.update(iscrowd=None, ignore=None, area=None)
+
+    loaded = load_coco_json(*coco(change), CATEGORIES)
+    assert {a["iscrowd"] for record in loaded for a in record["annotations"]} == {0}
 
 
 def test_annotations_of_unlisted_images_are_counted_in_a_warning(coco, caplog):
@@ -152,6 +163,8 @@ def test_annotations_of_unlisted_images_are_counted_in_a_warning(coco, caplog):
         (b'{"annotations": [{"id": 1, "segmentation": NaN}]}', "NaN and Infinity are .*"),
         (b'{"categories": [{"id": 9223372036854775808}]}', "integers are to be below .*"),
         (b'\n {"categories": [{"id": 1', "it may have been cut off"),
+        (b'\xef\xbb\xbf{"images": []}', "it begins with a byte order mark; save .*"),
+        ('{"images": []}'.encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         (b"not json", "it is another kind of file; name a COCO JSON file"),
         (b"\x89PNG\r\n\x1a\n\xff", "it is another kind of file; name a COCO JSON file"),
     ],
@@ -169,6 +182,8 @@ def test_a_file_that_is_not_json_is_said_to_be_none(tmp_path, content, why):
         ([], "has no 'categories', or an empty list of them"),
         ([{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}], "'cat' and 'dog' share the id 1"),
         ([{"id": 1}], "needs an 'id' and a 'name'"),
+        ([{"id": 1, "name": 7}], "needs a whole number as its id and text as its name"),
+        ([{"id": "1", "name": "cat"}], "needs a whole number as its id and text as its name"),
         (["cat"], "entry 0 of 'categories' is 'cat'"),
     ],
 )
@@ -184,6 +199,18 @@ def test_a_file_with_other_categories_than_registered(coco):
     register_coco_instances("pets", {"thing_classes": ["cat", "dog"]}, json_file, images)
     register_partial("pets_partial", base="pets")
     with pytest.raises(ValueError, match=r"registered with 2 categories.*has 4.*'cup'"):
+        DatasetCatalog.get("pets_partial")
+
+
+@pytest.mark.usefixtures("no_registration_left")
+def test_ids_that_are_numbered_otherwise_than_in_their_order(coco):
+    json_file, images = coco()
+    names = list(CATEGORIES.values())
+    ids = dict(zip(sorted(CATEGORIES, reverse=True), range(len(names))))
+    meta = {"thing_classes": names, "thing_dataset_id_to_contiguous_id": ids}
+    register_coco_instances("pets", meta, json_file, images)
+    register_partial("pets_partial", base="pets")
+    with pytest.raises(ValueError, match=r"'pets': thing_dataset_id_to_contiguous_id does not"):
         DatasetCatalog.get("pets_partial")
 
 

@@ -1,6 +1,6 @@
 """
-Imports go inward only. R0: the standard library, numpy and small readers (ijson, pycocotools,
-tqdm). R1: + torch. R2: + everything else.
+Imports go inward only. R0: the standard library, numpy and small readers (ijson, Pillow,
+pycocotools, tqdm). R1: + torch. R2: + everything else.
 
 See docs/DESIGN.md, "Three principles".
 """
@@ -24,6 +24,7 @@ R0 = {
     "data/coco_reader.py",
     "data/dataset_hash.py",
     "data/findings.py",
+    "data/image_checks.py",
     "data/image_labels.py",
     "data/mask_extents.py",
     "data/partial_masks.py",
@@ -54,7 +55,7 @@ R1 = {
     "postprocessing/rle_masks.py",
     "vocabulary/surgery.py",
 }
-READERS = {"numpy", "ijson", "pycocotools", "tqdm"}
+READERS = {"numpy", "ijson", "PIL", "pycocotools", "tqdm"}
 ALLOWED = {name: READERS if name in R0 else READERS | {"torch"} for name in R0 | R1}
 
 

@@ -266,15 +266,37 @@ def leave_out_what_can_be_known(content):
         del annotation["iscrowd"], annotation["area"]
 
 
+def say_nothing_by_none(content):
+    for annotation in content["annotations"]:
+        annotation.update(iscrowd=None, area=None)
+
+
+def name_images(content):
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"image {annotation['image_id']}"
+
+
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 @pytest.mark.parametrize(
     "change",
-    [number_from_0, number_by_name, begin_with_short_polygons, leave_out_what_can_be_known],
+    [
+        number_from_0,
+        number_by_name,
+        begin_with_short_polygons,
+        leave_out_what_can_be_known,
+        say_nothing_by_none,
+        name_images,
+    ],
 )
 def test_what_pycocotools_stumbles_over_is_evaluated(change, task, pets):
     content = json.loads(pets.read_text())
+    if change is name_images:
+        change(content)
     found = perfect(content)
-    change(content)
+    if change is not name_images:
+        change(content)
     pets.write_text(json.dumps(content))
     DatasetCatalog.get("pets")  # which names its categories
     assert evaluate("pets", found, task)[task]["AP"] == pytest.approx(100)

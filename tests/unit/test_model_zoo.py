@@ -195,7 +195,8 @@ def test_every_lazy_config_builds(name):
     assert cfg.dataloader.train.dataset.names in DatasetCatalog.list()
     # Small enough for a CPU; that of photographs has a frozen ResNet-50 beside.
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained < (6e6 if name.startswith("photographs/") else 3e6)
+    most = 17e6 if name == "photographs/deepmask.py" else 6e6  # with res4
+    assert trained < (most if name.startswith("photographs/") else 3e6)
 
 
 def test_an_unknown_config_is_an_error_that_lists_those_there_are():

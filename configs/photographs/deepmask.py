@@ -2,8 +2,8 @@
 DeepMask on photographs, of a size that learns some hundred of them on a CPU in half an hour.
 
 ImageNet's ResNet-50 up to res3 stays as it is. Patches are smaller than the paper's, 128 pixels, of
-images whose shorter side is 320. AdamW, because after 600 iterations of SGD all masks were one round
-patch, the mean.
+images whose shorter side is 320. AdamW, because after 600 iterations of SGD all masks were one
+round patch, the mean.
 """
 
 from detectron2.config import LazyCall as L
